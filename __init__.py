@@ -1,0 +1,32 @@
+"""HF-Mamba: classify posts made of text and images with a hierarchical Mamba network.
+
+Nothing is imported here until it is asked for (PEP 562), so that importing this package is free and a tool that
+imports the folder under another name (pytest does) makes no second copy of a class.
+"""
+
+import importlib
+
+
+__version__ = "0.1.0"
+
+_MODULE_OF = {
+    "HFMambaConfig": "configuration_hf_mamba",
+    "HFMambaForSequenceClassification": "modeling_hf_mamba",
+    "HFMambaImageProcessor": "processing_hf_mamba",
+    "HFMambaModel": "modeling_hf_mamba",
+    "HFMambaPreTrainedModel": "modeling_hf_mamba",
+    "HFMambaProcessor": "processing_hf_mamba",
+    "selective_scan": "selective_scan",
+}
+
+__all__ = ["__version__", *_MODULE_OF]
+
+
+def __getattr__(name):
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *_MODULE_OF])

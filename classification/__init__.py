@@ -1,0 +1,1 @@
+"""What the training script needs and a checkpoint does not: data, vocabulary, metrics, reports."""
