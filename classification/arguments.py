@@ -1,0 +1,194 @@
+"""The flags of run_classification.py, and the recipes (YAML or JSON) that hold them.
+
+A recipe is a flat mapping from flag names to values; a `base:` key names another recipe, relative to this one, that it
+inherits from. What stands on the command line wins over the recipe, the recipe over the defaults.
+"""
+
+import dataclasses
+import difflib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from ..configuration_hf_mamba import CHOICES, HFMambaConfig
+from .data import DataArguments
+
+
+RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
+RECIPES_FOLDER = Path(__file__).parent.parent / "recipes"
+
+# Config fields that the data decide, so that no flag sets them.
+_FROM_DATA = ("vocab_size", "pad_token_id")
+# Would delete the run that is to be repeated.
+_NOT_IN_RECIPE = ("overwrite_output_dir",)
+
+
+def _config_flag(config_field):
+    """A field of HFMambaConfig as a flag: None, the default, leaves it to the config or to the loaded checkpoint."""
+    kinds = {bool: bool, int: int, float: float, float | int: float, int | str: str, str: str}
+    kind = kinds.get(config_field.type, list[float])  # class_weights is the one list
+    text = f"HFMambaConfig.{config_field.name}, {config_field.default!r} by default"
+    if config_field.name in CHOICES:
+        text += f"; one of {', '.join(CHOICES[config_field.name])}"
+    return (config_field.name, kind | None, field(default=None, metadata={"help": text}))
+
+
+CONFIG_FIELDS = [
+    f for f in dataclasses.fields(HFMambaConfig) if f.name in HFMambaConfig.__annotations__ and f.name not in _FROM_DATA
+]
+
+_ModelFlags = dataclasses.make_dataclass("_ModelFlags", map(_config_flag, CONFIG_FIELDS))
+
+
+@dataclass
+class ModelArguments(_ModelFlags):
+    """Which model: a checkpoint, or a new one with every field of HFMambaConfig as a flag."""
+
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Checkpoint folder or Hub name to start from or to evaluate. Default: a new model"},
+    )
+    scan_implementation: str = field(
+        default="auto", metadata={"help": "Which implementation of the recurrence runs, see selective_scan.py"}
+    )
+
+    def config_overrides(self) -> dict:
+        """The config fields that were asked for."""
+        overrides = {f.name: value for f in CONFIG_FIELDS if (value := getattr(self, f.name)) is not None}
+        rank = overrides.get("time_step_rank")
+        if rank is not None and rank.isdigit():
+            overrides["time_step_rank"] = int(rank)
+        return overrides
+
+
+@dataclass
+class ClassificationTrainingArguments(TrainingArguments):
+    """transformers' TrainingArguments with defaults that suit a small model trained from scratch."""
+
+    output_dir: str | None = field(
+        default="outputs/hf-mamba", metadata={"help": "Where the checkpoint and the reports go"}
+    )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Start over in an output folder that holds an earlier run, deleting that run"}
+    )
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of AdamW"})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule"})
+    warmup_steps: float = field(default=0.05, metadata={"help": "Warm-up steps; below 1, a share of all steps"})
+    weight_decay: float = field(default=0.05, metadata={"help": "AdamW's, never on A_log, D, norms and biases"})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "Gradients are clipped to this norm"})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Posts per training step and device"})
+    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Posts per evaluation step and device"})
+    num_train_epochs: float = field(default=10, metadata={"help": "Passes over the training split"})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate on validation while training"})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint to resume from"})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept, the best one among them"})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint's weights"})
+    metric_for_best_model: str | None = field(default="accuracy", metadata={"help": "What best means"})
+    logging_strategy: str = field(default="epoch", metadata={"help": "When to log the training loss"})
+    report_to: str = field(default="none", metadata={"help": "Trackers to report to, tensorboard for one"})
+    # the collator reads raw columns (text, images), which Trainer would otherwise drop
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Leave at False: the collator needs all"})
+
+    def __post_init__(self):
+        if not self.do_train:  # an eval strategy would switch --do_eval on
+            self.eval_strategy, self.save_strategy, self.load_best_model_at_end = "no", "no", False
+        super().__post_init__()
+
+
+def parse_arguments(argv):
+    """
+    Reads `[recipe] [--flag value ...]`.
+
+    Returns:
+        ModelArguments, DataArguments, ClassificationTrainingArguments, and the effective recipe, a dict to be saved so
+        that the run repeats from it.
+
+    Raises:
+        ValueError, FileNotFoundError: a recipe that is missing, malformed or has a key that is no flag.
+        SystemExit: a flag that argparse refuses.
+    """
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, ClassificationTrainingArguments),
+        prog="run_classification.py",
+        usage="%(prog)s [recipe.yaml] [--flag value ...]",
+        description="Trains, evaluates and applies HF-Mamba. The recipe is read first, then the flags.",
+        allow_abbrev=False,
+    )
+    argv = list(argv)
+    if argv and not argv[0].startswith("-"):
+        parser.set_defaults(**read_recipe(find_recipe(argv.pop(0))))
+    arguments = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    recipe = effective_recipe(parser, argv, *arguments)
+    for arg in arguments[:2]:  # a recipe may name its data as $HF_MAMBA_DATA/...; what is saved keeps the name
+        for f in dataclasses.fields(arg):
+            if isinstance(value := getattr(arg, f.name), str):
+                setattr(arg, f.name, os.path.expandvars(value))
+    return (*arguments, recipe)
+
+
+def effective_recipe(parser, argv, model_args, data_args, training_args):
+    """
+    What repeats the run: every flag of ours with the value it has, defaults too (they may change between versions),
+    and of transformers' own flags those that the recipe or the command line set.
+    """
+    ours = [f.name for f in dataclasses.fields(training_args) if f.name in type(training_args).__annotations__]
+    given = [action.dest for action in parser._actions if set(action.option_strings) & {a.split("=")[0] for a in argv}]
+    recipe = {f.name: getattr(args, f.name) for args in (data_args, model_args) for f in dataclasses.fields(args)}
+    for name in [*ours, "seed", *given, *parser._defaults]:
+        if name not in recipe and name not in _NOT_IN_RECIPE:
+            value = getattr(training_args, name)
+            recipe[name] = getattr(value, "value", value)  # enums by their value
+    return {name: value for name, value in recipe.items() if value is not None}
+
+
+def find_recipe(name):
+    """A recipe by its path, or by its bare name among the project's own."""
+    path = Path(name)
+    candidates = [path, RECIPES_FOLDER / path.name, *(RECIPES_FOLDER / (path.name + s) for s in RECIPE_SUFFIXES)]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    known = sorted(recipe.stem for recipe in RECIPES_FOLDER.glob("*.yaml"))
+    close = difflib.get_close_matches(path.stem, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise FileNotFoundError(
+        f"There is no recipe {name!r}.{hint} The project's own are {', '.join(known)}; a recipe of yours is given by "
+        "its path. Flags start with --."
+    )
+
+
+def read_recipe(path, _seen=()):
+    """The recipe at `path` as a flat dict, with what it inherits through `base:`."""
+    path = Path(path)
+    if path.resolve() in _seen:
+        raise ValueError(f"Recipe {path} inherits from itself through `base:`; break the circle.")
+    try:
+        text = path.read_text(encoding="utf-8")
+        recipe = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"Recipe {path} can't be read: {error}") from None
+    recipe = {} if recipe is None else recipe
+    if not isinstance(recipe, dict):
+        raise ValueError(f"Recipe {path} holds a {type(recipe).__name__}, but must map flag names to values.")
+    base = recipe.pop("base", None)
+    for key in recipe:
+        if key not in all_flags():
+            close = difflib.get_close_matches(str(key), all_flags(), n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else " `run_classification.py --help` lists the flags."
+            raise ValueError(f"Recipe {path}: {key!r} is no flag.{hint}")
+    if base is None:
+        return recipe
+    base_path = path.parent / base
+    if not base_path.is_file():
+        raise FileNotFoundError(f"Recipe {path} has `base: {base}`, but there is no file {base_path}.")
+    return {**read_recipe(base_path, (*_seen, path.resolve())), **recipe}
+
+
+def all_flags():
+    """The name of every flag."""
+    classes = (ModelArguments, DataArguments, ClassificationTrainingArguments)
+    return [f.name for cls in classes for f in dataclasses.fields(cls)]

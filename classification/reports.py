@@ -1,0 +1,143 @@
+"""What a run leaves for people: predictions, a summary on the screen, and the checkpoint's model card."""
+
+import csv
+import platform
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+
+CARD_TEMPLATE = Path(__file__).parent.parent / "model_card.md"
+
+# What a summary and a card show of the metrics, in this order.
+SHOWN = {
+    "accuracy": "accuracy",
+    "f1_macro": "macro F1",
+    "f1_weighted": "weighted F1",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "majority_accuracy": "majority class",
+}
+
+
+def write_predictions(path, ids, logits, label_names, labels=None):
+    """
+    Writes one line per post, in input order: id, predicted label, the probability of each label, the truth if known.
+
+    Args:
+        path: the csv file to write
+        ids: the posts' ids, length b
+        logits: shape (b, num_labels)
+        label_names: the labels' names, in the order of the logits
+        labels: the true label ids, length b, or None
+    """
+    probabilities = torch.tensor(np.asarray(logits), dtype=torch.float64).softmax(dim=-1)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        truth = [] if labels is None else ["label"]
+        writer.writerow(["id", "prediction", *(f"probability_{name}" for name in label_names), *truth])
+        for row, (post_id, probability) in enumerate(zip(ids, probabilities.tolist())):
+            truth = [] if labels is None else [label_names[labels[row]]]
+            predicted = label_names[int(np.argmax(probability))]
+            writer.writerow([post_id, predicted, *(f"{p:.6f}" for p in probability), *truth])
+
+
+def metrics_table(metrics_of_split):
+    """
+    A Markdown table of a run's metrics.
+
+    Args:
+        metrics_of_split: {"validation": {"accuracy": 0.9, ...}, ...}, without Trainer's prefixes
+    """
+    shown = [key for key in SHOWN if any(key in metrics for metrics in metrics_of_split.values())]
+    rows = [["split", "posts", *(SHOWN[key] for key in shown)]]
+    for split, metrics in metrics_of_split.items():
+        cells = [f"{metrics[key]:.4f}" if key in metrics else "" for key in shown]
+        rows.append([split, f"{metrics['num_posts']:,}" if "num_posts" in metrics else "", *cells])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def summary(metrics_of_split, *, num_parameters, posts, train_metrics, output_dir):
+    """The run in a few lines, for the end of the log."""
+    counts = ", ".join(f"{len(split):,} {name}" for name, split in posts.splits.items())
+    lines = ["", f"HF-Mamba with {num_parameters:,} parameters; posts: {counts}"]
+    if train_metrics:
+        minutes, seconds = divmod(round(train_metrics["train_runtime"]), 60)
+        rate = train_metrics["train_samples_per_second"]
+        lines.append(f"Training took {minutes}:{seconds:02d} minutes, {rate:,.0f} posts per second.")
+    if metrics_of_split:
+        lines += ["", metrics_table(metrics_of_split), ""]
+        lines.append("'majority class' is the accuracy of always answering the label most common in training.")
+    lines.append(f"Everything is in {output_dir}")
+    return "\n".join(lines)
+
+
+def write_model_card(folder, *, model, processor, posts, metrics_of_split, recipe, seed):
+    """
+    Fills model_card.md and writes it as the checkpoint's README.md.
+
+    Args:
+        folder: the checkpoint folder
+        model, processor: what was trained and what prepares its input
+        posts: the data it was trained on
+        metrics_of_split: as in `metrics_table`
+        recipe: the effective recipe
+        seed: of this run
+    """
+    config = model.config
+    name = recipe.get("hub_model_id") or Path(folder).resolve().name
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type="custom",
+            dataset_name=posts.source,
+            dataset_split=split,
+            metric_type=key,
+            metric_name=SHOWN[key],
+            metric_value=round(float(value), 4),
+        )
+        for split, metrics in metrics_of_split.items()
+        for key, value in metrics.items()
+        if key in SHOWN and key != "majority_accuracy"
+    ]
+    card_data = ModelCardData(
+        library_name="transformers",
+        license="apache-2.0",
+        pipeline_tag="text-classification",
+        tags=["hf_mamba", "mamba", "multimodal", "image-text-classification"],
+        model_name=name,
+        eval_results=results or None,
+    )
+    card = ModelCard.from_template(
+        card_data,
+        template_path=str(CARD_TEMPLATE),
+        name=name,
+        repo_id=recipe.get("hub_model_id") or str(folder),
+        source=posts.source,
+        modalities=recipe.get("modalities", "text,image"),
+        counts=", ".join(f"{len(split):,} {split_name}" for split_name, split in posts.splits.items()),
+        label_names=", ".join(f"`{label}`" for label in config.id2label.values()),
+        num_parameters=f"{model.num_parameters():,}",
+        config=config,
+        vocab_size=f"{config.vocab_size:,}",
+        max_length=processor.tokenizer.model_max_length,
+        results_table=metrics_table(metrics_of_split) if metrics_of_split else "Not evaluated.",
+        recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).strip(),
+        seed=seed,
+        environment=environment(),
+    )
+    card.save(Path(folder) / "README.md")
+
+
+def environment():
+    """Versions and the kind of machine, in a line."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({torch.get_num_threads()} threads)"
+    return f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, {device}"

@@ -1,0 +1,579 @@
+"""
+HF-Mamba in PyTorch: posts made of text and images, classified by a hierarchy of Mamba blocks.
+
+After "HF-Mamba: Improving Multimodal Classification via Hierarchical Fusion based on Mamba" (Ren et al.). The file
+follows the paper's section 2 from top to bottom: input sequences, Mamba block, hierarchical fusion, classifier. The
+recurrence itself is in selective_scan.py.
+
+Glossary (shapes stand at the end of tensor lines):
+    b: posts in the batch                         d: hidden size (`config.hidden_size`)
+    n: text tokens of a post                      e: inner size of a Mamba block, expand * d
+    m: image patches of a post (all its images)   s: state size of the recurrence (`config.state_size`)
+    l: positions of a sequence, n + m when fused  r: rank of the projection to the time step Δ
+
+What this file does not do: generate text, keep a cache between calls, or read pictures and text (that is
+processing_hf_mamba.py).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import can_return_tuple
+
+from .configuration_hf_mamba import HFMambaConfig
+from .selective_scan import resolve_scan_implementation, selective_scan
+
+
+try:  # an optional CUDA kernel; a broken install counts as none
+    from causal_conv1d import causal_conv1d_fn
+except Exception:
+    causal_conv1d_fn = None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Section 2.1, input sequences
+
+
+@dataclass
+class PackedSequence:
+    """
+    A batch of sequences with the real positions of every row moved to its front, in order, so that padding is at the
+    end whatever side, gap or amount it had. A causal recurrence then never meets padding, and positions count real
+    tokens: what makes logits independent of padding and batch company exact rather than approximate.
+
+    states: the hidden states at every depth so far, shape (b, l, d) each
+    mask: shape (b, l), True at real positions
+    order: shape (b, l), which position of the caller's sequence each one came from
+    """
+
+    states: list
+    mask: torch.Tensor
+    order: torch.Tensor
+
+    @classmethod
+    def pack(cls, hidden_states, mask, order=None):
+        """hidden_states (b, l, d) and mask (b, l) as they come; order: where the caller had them, if not here."""
+        move = torch.argsort(mask.logical_not().to(torch.uint8), dim=1, stable=True)  # (b, l)
+        order = move if order is None else order.gather(1, move)
+        return cls([take_positions(hidden_states, move)], mask.gather(1, move), order)
+
+    def unpack(self, hidden_states):
+        """hidden_states (b, l, d) of this sequence back in the caller's order, zero at padding."""
+        hidden_states = hidden_states.masked_fill(~self.mask[..., None], 0)
+        return take_positions(hidden_states, torch.argsort(self.order, dim=1))
+
+
+def take_positions(hidden_states, index):
+    """hidden_states (b, l, d) at the positions `index` (b, l) of each row."""
+    b, l, d = hidden_states.shape
+    rows = index + l * torch.arange(b, device=index.device)[:, None]  # (b, l)
+    # whole rows by one flat index: faster on CPU, forward and backward, than gather with an index expanded over d
+    return hidden_states.reshape(b * l, d).index_select(0, rows.flatten()).view(b, l, d)
+
+
+def sinusoid(positions, d):
+    """Eq. 1: the position embeddings pe, shape (l, d), fp32, of `positions` (l,)."""
+    frequencies = torch.exp(torch.arange(0, d, 2, device=positions.device) * (-math.log(10000.0) / d))  # (d/2,)
+    angles = positions[:, None] * frequencies  # (l, d/2)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)  # (l, d): sine even, cosine odd
+
+
+class HFMambaEmbeddings(nn.Module):
+    """Section 2.1: text tokens to T (b, n, d) and image patches to P (b, m, d), both with positions (Eq. 1 and 2)."""
+
+    def __init__(self, config: HFMambaConfig):
+        super().__init__()
+        self.token_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.patch_embeddings = nn.Linear(config.patch_dim, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.num_patches = config.num_patches
+        # Token embeddings of std 0.02 would drown under a sinusoid of RMS 0.7. Scaling up (as Vaswani et al. do, by
+        # sqrt(d)) to unit RMS makes the two comparable and leaves initializer_range its usual meaning.
+        self.scale = 1.0 / config.initializer_range
+
+    def forward_text(self, inputs_embeds, mask):
+        """The tokens' embeddings (b, n, d) and their mask (b, n) -> T (b, n, d), packed."""
+        inputs_embeds = inputs_embeds * self.scale
+        positions = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
+        return self._add_positions(inputs_embeds, mask, positions)
+
+    def forward_image(self, pixel_values, mask):
+        """pixel_values (b, m, patch_dim) and their mask (b, m) -> P (b, m, d), packed."""
+        pixel_values = pixel_values.to(self.patch_embeddings.weight.dtype)
+        # every image of a post counts its patches from zero
+        positions = torch.arange(pixel_values.shape[1], device=pixel_values.device) % self.num_patches
+        return self._add_positions(self.patch_embeddings(pixel_values), mask, positions)
+
+    def _add_positions(self, embeddings, mask, positions):
+        embeddings = embeddings.masked_fill(~mask[..., None], 0)  # padding may hold anything, NaN included
+        sequence = PackedSequence.pack(embeddings, mask)
+        pe = sinusoid(positions, embeddings.shape[-1]).to(embeddings.dtype)  # (l, d)
+        sequence.states = [self.dropout(sequence.states[0] + pe)]  # Eq. 2
+        return sequence
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Section 2.2, Mamba block
+
+
+def causal_conv(x, weight, bias):
+    """
+    Activation(Conv(x)) of Eq. 7: causal depthwise convolution, then SiLU.
+
+    Args:
+        x: shape (b, l, e); weight: shape (e, 1, k); bias: shape (e,) or None
+    """
+    l, k = x.shape[1], weight.shape[-1]
+    if causal_conv1d_fn is not None and x.is_cuda and 2 <= k <= 4:  # the kernel's own range
+        return causal_conv1d_fn(x.transpose(1, 2), weight[:, 0], bias, activation="silu").transpose(1, 2)
+    y = F.conv1d(x.transpose(1, 2), weight, bias, padding=k - 1, groups=x.shape[2])[..., :l]
+    return F.silu(y).transpose(1, 2)  # (b, l, e)
+
+
+class UndecayedParameters(nn.Module):
+    """A (as log(-A)) and the skip D of Eq. 3, one row per channel."""
+
+    def __init__(self, e, s):
+        super().__init__()
+        self.A_log = nn.Parameter(torch.empty(e, s))
+        self.D = nn.Parameter(torch.empty(e))
+
+
+class TimeStepProjection(nn.Linear):
+    """From rank r to Δ (before softplus) of e channels; a class of its own for its initial values."""
+
+
+class HFMambaSSM(nn.Module):
+    """SSM(Activation(Conv(x))) of Eq. 7 in one direction: Δ, B and C are read off the input, A and D are learnt."""
+
+    def __init__(self, config: HFMambaConfig, scan_implementation="auto"):
+        super().__init__()
+        self.scan_implementation = scan_implementation
+        e, s, r = config.intermediate_size, config.state_size, config.resolved_time_step_rank
+        self.sizes = [r, s, s]
+        self.conv1d = nn.Conv1d(e, e, config.conv_kernel, groups=e, bias=config.use_conv_bias)
+        self.x_proj = nn.Linear(e, r + 2 * s, bias=False)
+        self.dt_proj = TimeStepProjection(r, e)
+        # Like biases, A_log and D must never be decayed. Trainer tells by name alone, hence this one: any user's
+        # plain Trainer then treats them right.
+        self.bias_like = UndecayedParameters(e, s)
+
+    def forward(self, x, z):
+        """x (b, l, e) and, to be multiplied in, the gate z (b, l, e) or None -> (b, l, e)."""
+        x = causal_conv(x, self.conv1d.weight, self.conv1d.bias)  # (b, l, e)
+        dt, B, C = self.x_proj(x).split(self.sizes, dim=-1)  # (b, l, r), (b, l, s), (b, l, s)
+        delta = F.linear(dt, self.dt_proj.weight)  # (b, l, e); its bias and softplus are fused into the scan
+        y = selective_scan(
+            x.transpose(1, 2),
+            delta.transpose(1, 2),
+            -torch.exp(self.bias_like.A_log.float()),  # negative, so that the state decays; fp32 whatever the model is
+            B.transpose(1, 2),
+            C.transpose(1, 2),
+            D=self.bias_like.D.float(),
+            z=None if z is None else z.transpose(1, 2),
+            delta_bias=self.dt_proj.bias.float(),
+            delta_softplus=True,
+            scan_implementation=self.scan_implementation,
+        )
+        return y.transpose(1, 2)  # (b, l, e)
+
+
+class HFMambaMixer(nn.Module):
+    """
+    Eq. 7. With `gating="multiply"` the gate multiplies the SSM's output, as in Mamba's own block; with `"add"` it is
+    added, as Eq. 7 is printed. `bidirectional` adds the output of a second SSM that reads from right to left.
+    """
+
+    def __init__(self, config: HFMambaConfig, scan_implementation="auto"):
+        super().__init__()
+        self.gating = config.gating
+        self.in_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.use_bias)
+        self.ssm = HFMambaSSM(config, scan_implementation)
+        self.reverse_ssm = HFMambaSSM(config, scan_implementation) if config.bidirectional else None
+        self.out_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
+
+    def forward(self, hidden_states, mask, reverse_index=None):
+        """hidden_states (b, l, d), real positions first -> (b, l, d)"""
+        x, z = self.in_proj(hidden_states).chunk(2, dim=-1)  # (b, l, e) each
+        gate = z if self.gating == "multiply" else None
+        y = self.ssm(x, gate)
+        if self.reverse_ssm is not None:
+            x = take_positions(x, reverse_index)
+            gate = None if gate is None else take_positions(gate, reverse_index)
+            y = y + take_positions(self.reverse_ssm(x, gate), reverse_index)
+        if self.gating == "add":
+            y = y + F.silu(z)
+        return self.out_proj(y)
+
+
+class HFMambaAttention(nn.Module):
+    """Bidirectional multi-head self-attention (Vaswani et al.), the mixer of the two backbones of Table 4."""
+
+    def __init__(self, config: HFMambaConfig):
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.qkv_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states, mask, reverse_index=None):
+        """hidden_states (b, l, d) and its mask (b, l) -> (b, l, d)"""
+        b, l, d = hidden_states.shape
+        qkv = self.qkv_proj(hidden_states).view(b, l, 3, self.num_heads, d // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (b, heads, l, d / heads) each
+        # a row without any real position may look everywhere: softmax over nothing would be NaN
+        mask = mask | ~mask.any(dim=1, keepdim=True)
+        y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :])
+        return self.out_proj(y.transpose(1, 2).reshape(b, l, d))
+
+
+class HFMambaBlock(GradientCheckpointingLayer):
+    """Eq. 8: one block of a stack, pre-norm with residual: Mamba's own, or one of the attention backbones."""
+
+    def __init__(self, config: HFMambaConfig, scan_implementation="auto"):
+        super().__init__()
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        if config.backbone == "mamba":
+            self.mixer = HFMambaMixer(config, scan_implementation)
+        else:
+            self.mixer = HFMambaAttention(config)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.feed_forward = None
+        if config.backbone == "transformer":
+            d = config.hidden_size
+            self.feed_forward_norm = nn.RMSNorm(d, eps=config.rms_norm_eps)
+            self.feed_forward = nn.Sequential(nn.Linear(d, 4 * d), nn.GELU(), nn.Linear(4 * d, d))
+
+    def forward(self, hidden_states, mask, reverse_index=None):
+        """hidden_states (b, l, d), its mask (b, l), and the index that reverses it (b, l) -> (b, l, d)"""
+        y = self.mixer(self.norm(hidden_states), mask, reverse_index)
+        hidden_states = hidden_states + self.dropout(y)
+        if self.feed_forward is not None:
+            hidden_states = hidden_states + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_states)))
+        return hidden_states
+
+
+class HFMambaStack(nn.Module):
+    """`num_layers` blocks, one after the other, over one sequence: each of the three Mamba(...) of Eq. 9 and 11."""
+
+    def __init__(self, config: HFMambaConfig, num_layers, scan_implementation="auto"):
+        super().__init__()
+        self.bidirectional = config.bidirectional
+        self.layers = nn.ModuleList(HFMambaBlock(config, scan_implementation) for _ in range(num_layers))
+
+    def forward(self, sequence):
+        """Appends the state after each block to a PackedSequence's states."""
+        mask, reverse_index = sequence.mask, None
+        if self.bidirectional:
+            position = torch.arange(mask.shape[1], device=mask.device)
+            length = mask.sum(dim=1, keepdim=True)  # (b, 1)
+            reverse_index = torch.where(position < length, length - 1 - position, position)  # (b, l)
+        for layer in self.layers:
+            sequence.states.append(layer(sequence.states[-1], mask, reverse_index))
+        return sequence
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Section 2.3, hierarchical fusion
+
+
+class HFMambaPreTrainedModel(PreTrainedModel):
+    """Initialisation, loading and saving."""
+
+    config_class = HFMambaConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["HFMambaBlock"]
+    _keep_in_fp32_modules_strict = ["bias_like"]  # A_log decides how long the state remembers: bf16 is too coarse
+    _supports_sdpa = True
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        """The single truth about initial values; linear layers as in Mamba's reference code, i.e. PyTorch's own."""
+        if isinstance(module, TimeStepProjection):
+            self._init_time_step(module)
+        elif isinstance(module, (nn.Linear, nn.Conv1d)):
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            if module.bias is not None:
+                fan_in = module.weight[0].numel()
+                init.uniform_(module.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+        elif isinstance(module, nn.RMSNorm):
+            init.ones_(module.weight)
+        elif isinstance(module, UndecayedParameters):
+            e, s = module.A_log.shape
+            init.copy_(module.A_log, torch.arange(1, s + 1, dtype=torch.float32).log().expand(e, s))  # S4D-real
+            init.ones_(module.D)
+
+    def _init_time_step(self, dt_proj):
+        """Mamba's initialisation of Δ: softplus of the bias is log-uniform in [time_step_min, time_step_max]."""
+        config = self.config
+        bound = config.resolved_time_step_rank**-0.5
+        init.uniform_(dt_proj.weight, -bound, bound)
+        low, high = math.log(config.time_step_min), math.log(config.time_step_max)
+        uniform = torch.rand(dt_proj.bias.shape, dtype=torch.float32, device=dt_proj.bias.device)
+        delta = torch.exp(uniform * (high - low) + low).clamp(min=config.time_step_floor)
+        init.copy_(dt_proj.bias, delta + torch.log(-torch.expm1(-delta)))  # the inverse of softplus
+
+    def set_scan_implementation(self, scan_implementation):
+        """Chooses the recurrence's implementation for every block: see `selective_scan`."""
+        for module in self.modules():
+            if isinstance(module, HFMambaSSM):
+                module.scan_implementation = scan_implementation
+
+
+class HFMambaModel(HFMambaPreTrainedModel):
+    """
+    The paper's section 2 without the classifier: T and P through their own stacks (Eq. 9), segment embeddings
+    (Eq. 10), one stack over both (Eq. 11), and Z pooled to one vector per post.
+
+    Args:
+        config ([`HFMambaConfig`]): the model's hyper-parameters.
+        scan_implementation (`str`, defaults to `"auto"`): which implementation of the recurrence runs, see
+            `selective_scan`. Not saved: `from_pretrained(..., scan_implementation="torch")` chooses anew.
+    """
+
+    def __init__(self, config: HFMambaConfig, scan_implementation="auto"):
+        super().__init__(config)
+        resolve_scan_implementation(scan_implementation, torch.device("cpu"))
+        self.embeddings = HFMambaEmbeddings(config)
+        hierarchical = config.fusion == "hierarchical"
+        num_text_layers, num_image_layers = config.num_text_layers, config.num_image_layers
+        self.text_stack = HFMambaStack(config, num_text_layers, scan_implementation) if hierarchical else None
+        self.image_stack = HFMambaStack(config, num_image_layers, scan_implementation) if hierarchical else None
+        self.segment_embeddings = None
+        if hierarchical and config.segment_embeddings == "learned":
+            self.segment_embeddings = nn.Embedding(2, config.hidden_size)
+        self.fusion_stack = HFMambaStack(config, config.num_fusion_layers, scan_implementation)
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.embeddings.token_embeddings
+
+    def set_input_embeddings(self, value):
+        self.embeddings.token_embeddings = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        r"""
+        Args:
+            input_ids: token ids, shape (b, n). Leave out (with `inputs_embeds`) for posts without any text.
+            attention_mask: shape (b, n), 1 at real tokens, on whatever side the padding is. None: all are real.
+            pixel_values: flattened patches of all images of a post end to end, shape (b, m, patch_dim), as
+                `HFMambaImageProcessor` gives them. Leave out for posts without any image.
+            pixel_attention_mask: shape (b, m), 1 at real patches. None: all are real.
+            inputs_embeds: instead of input_ids, shape (b, n, d).
+            output_hidden_states: also return T ⊕ P at every depth.
+
+        Returns:
+            `last_hidden_state`: Z of Eq. 11 after the final norm, shape (b, n + m, d): text positions, then patches,
+            as they came in; zero at padding. `pooler_output`: shape (b, 2 * d) with mean_max pooling, else (b, d).
+            `hidden_states`: shape (b, n + m, d) each: the embeddings, then T ⊕ P after each depth of the modality
+            stacks (a shallower stack waits for the deeper one), then after each block of the fusion stack.
+
+        Raises:
+            ValueError: no input at all, both of `input_ids` and `inputs_embeds`, or shapes that don't fit.
+        """
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        text, image = self._embed(input_ids, attention_mask, pixel_values, pixel_attention_mask, inputs_embeds)
+        joined = self._join(self._encode(text, self.text_stack, 0), self._encode(image, self.image_stack, 1))
+        fused = self.fusion_stack(PackedSequence.pack(joined.states[-1], joined.mask, joined.order))  # Eq. 11
+        z = self.norm(fused.states[-1])  # (b, l, d)
+        hidden_states = None
+        if output_hidden_states:
+            hidden_states = tuple(map(joined.unpack, joined.states)) + tuple(map(fused.unpack, fused.states[1:]))
+        return BaseModelOutputWithPooling(
+            last_hidden_state=fused.unpack(z),
+            pooler_output=pool(z, fused.mask, self.config.pooling),
+            hidden_states=hidden_states,
+        )
+
+    def _embed(self, input_ids, attention_mask, pixel_values, pixel_attention_mask, inputs_embeds):
+        """Checks what the caller gave and embeds it: T and P as PackedSequences, None for a modality not given."""
+        if input_ids is not None and inputs_embeds is not None:
+            raise ValueError("Both input_ids and inputs_embeds were given: they are the same text twice, drop one.")
+        if input_ids is None and inputs_embeds is None and pixel_values is None:
+            raise ValueError("Nothing to classify: give input_ids (or inputs_embeds), pixel_values, or both.")
+        text = image = None
+        if input_ids is not None:
+            inputs_embeds = self.embeddings.token_embeddings(input_ids)
+        if inputs_embeds is not None:
+            mask = as_mask("attention_mask", attention_mask, inputs_embeds)
+            text = self.embeddings.forward_text(inputs_embeds, mask)
+        if pixel_values is not None:
+            if pixel_values.ndim != 3 or pixel_values.shape[-1] != self.config.patch_dim:
+                raise ValueError(
+                    f"pixel_values has shape {tuple(pixel_values.shape)}, but must be (batch, patches, "
+                    f"{self.config.patch_dim}) for this model's patch_size {self.config.patch_size}: let the "
+                    "checkpoint's own processor make them."
+                )
+            mask = as_mask("pixel_attention_mask", pixel_attention_mask, pixel_values)
+            image = self.embeddings.forward_image(pixel_values, mask)
+        if text is not None and image is not None and len(text.mask) != len(image.mask):
+            raise ValueError(f"{len(text.mask)} texts were given with {len(image.mask)} rows of pixel_values.")
+        return text, image
+
+    def _encode(self, sequence, stack, segment):
+        """One modality through its own stack (Eq. 9), and marked as what it is (Eq. 10)."""
+        if sequence is not None and stack is not None:
+            sequence = stack(sequence)
+        if sequence is not None and self.segment_embeddings is not None:
+            sequence.states[-1] = sequence.states[-1] + self.segment_embeddings.weight[segment]
+        return sequence
+
+    @staticmethod
+    def _join(text, image):
+        """T ⊕ P of Eq. 11 at every depth; the shallower of two stacks waits in its last state."""
+        if text is None or image is None:
+            return image if text is None else text
+        depth = max(len(text.states), len(image.states))
+        pairs = [[*part.states, *part.states[-1:] * (depth - len(part.states))] for part in (text, image)]
+        return PackedSequence(
+            states=[torch.cat(pair, dim=1) for pair in zip(*pairs)],  # (b, n + m, d) each
+            mask=torch.cat([text.mask, image.mask], dim=1),
+            order=torch.cat([text.order, image.order + text.order.shape[1]], dim=1),
+        )
+
+
+def as_mask(name, mask, values):
+    """mask (b, l) as booleans, checked against values (b, l, ...); all True when there is none."""
+    if mask is None:
+        return torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+    if mask.shape != values.shape[:2]:
+        raise ValueError(f"{name} has shape {tuple(mask.shape)}, but must be {tuple(values.shape[:2])} as its input.")
+    return mask.bool()
+
+
+def pool(z, mask, pooling):
+    """
+    Z (b, l, d) as one vector per row over its real positions: shape (b, d), or (b, 2 * d) for "mean_max". A row
+    without any comes out as zeros. The paper leaves pooling open: mean_max learns fusion where mean and last do not.
+    """
+    mask = mask[..., None]  # (b, l, 1)
+    pooled = []
+    if "mean" in pooling:
+        pooled.append(z.masked_fill(~mask, 0).sum(dim=1) / mask.sum(dim=1).clamp(min=1).to(z.dtype))
+    if "max" in pooling:
+        lowest = torch.finfo(z.dtype).min
+        pooled.append(z.masked_fill(~mask, lowest).amax(dim=1).masked_fill(~mask.any(dim=1), 0))
+    if pooling == "last":
+        last = (mask.sum(dim=1, keepdim=True) - 1).clamp(min=0)  # (b, 1, 1), real positions are in front
+        pooled.append(z.masked_fill(~mask, 0).gather(1, last.expand(-1, -1, z.shape[-1])).squeeze(1))
+    return torch.cat(pooled, dim=-1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The classifier on Z
+
+
+def classification_loss(logits, labels, config):
+    """
+    The loss of `config.problem_type` as a scalar, computed in fp32.
+
+    Args:
+        logits: shape (b, num_labels)
+        labels: single label: ids, shape (b,). Multi-label: 0 and 1 as floats, shape (b, num_labels). Regression:
+            floats, shape (b,) or (b, num_labels).
+    """
+    logits = logits.float()
+    weights = config.class_weights and torch.tensor(config.class_weights, device=logits.device, dtype=torch.float32)
+    if config.problem_type == "regression":
+        return F.mse_loss(logits.view(-1), labels.to(logits.dtype).view(-1))
+    if config.problem_type == "multi_label_classification":
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), weight=weights)
+    return F.cross_entropy(logits, labels.view(-1), weight=weights, label_smoothing=config.label_smoothing)
+
+
+class HFMambaForSequenceClassification(HFMambaPreTrainedModel):
+    """
+    [`HFMambaModel`] with a linear classifier on the pooled Z: single label, several labels or regression, as
+    `config.problem_type` says (found out from the first labels if it doesn't).
+
+    Args: as [`HFMambaModel`].
+    """
+
+    # The loss is a mean over this batch's own posts, so Trainer must average over accumulation steps. Without this
+    # it would take the model for one that normalises by num_items_in_batch itself.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: HFMambaConfig, scan_implementation="auto"):
+        super().__init__(config)
+        if config.class_weights is not None and len(config.class_weights) != config.num_labels:
+            raise ValueError(
+                f"class_weights has {len(config.class_weights)} weights for num_labels={config.num_labels}: "
+                "give one for each label."
+            )
+        self.num_labels = config.num_labels
+        self.model = HFMambaModel(config, scan_implementation)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        pooled_size = config.hidden_size * (2 if config.pooling == "mean_max" else 1)
+        self.classifier = nn.Linear(pooled_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs,
+    ) -> SequenceClassifierOutput:
+        r"""
+        Args:
+            labels: single label: ids, shape (b,). Several labels: 0 and 1 as floats, shape (b, num_labels).
+                Regression: floats, shape (b,) or (b, num_labels).
+
+        The other arguments, and what they raise, are those of [`HFMambaModel`].
+
+        Returns:
+            `loss` (if labels are given), `logits` (b, num_labels), `hidden_states` as [`HFMambaModel`] gives them.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            pixel_values=pixel_values,
+            pixel_attention_mask=pixel_attention_mask,
+            inputs_embeds=inputs_embeds,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits = self.classifier(self.dropout(outputs.pooler_output))  # (b, num_labels)
+        loss = None
+        if labels is not None:
+            if self.config.problem_type is None:
+                self.config.problem_type = self._problem_type_of(labels)
+            loss = classification_loss(logits, labels, self.config)
+        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+    def _problem_type_of(self, labels):
+        """transformers' own rule for labels of an unnamed problem."""
+        if self.num_labels == 1:
+            return "regression"
+        is_integer = not labels.dtype.is_floating_point
+        return "single_label_classification" if is_integer else "multi_label_classification"
+
+
+__all__ = ["HFMambaForSequenceClassification", "HFMambaModel", "HFMambaPreTrainedModel"]

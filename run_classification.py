@@ -1,0 +1,248 @@
+#!/usr/bin/env python
+"""
+Trains, evaluates and applies HF-Mamba on posts made of text and images.
+
+    python run_classification.py quickstart
+    python run_classification.py recipes/quickstart.yaml --seed 1 --output_dir outputs/seed1
+    python run_classification.py --train_file posts.csv --image_dir photos --do_train --do_eval --output_dir outputs/mine
+    python run_classification.py --model_name_or_path outputs/mine --test_file new.csv --do_predict --output_dir outputs/new
+    torchrun --nproc_per_node 2 run_classification.py quickstart
+    accelerate launch run_classification.py quickstart
+
+The recipe (YAML or JSON) comes first, then the flags, which win. `--help` lists them all. This file only orchestrates:
+the parts are in classification/, the model in modeling_hf_mamba.py.
+"""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+
+if __package__ in (None, ""):  # run as a script: this very folder is the package, installed or not
+    _spec = importlib.util.spec_from_file_location("hf_mamba", Path(__file__).parent / "__init__.py")
+    sys.modules["hf_mamba"] = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sys.modules["hf_mamba"])
+    __package__ = "hf_mamba"
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from huggingface_hub.errors import StrictDataclassError  # noqa: E402
+from transformers import AutoTokenizer, Trainer, set_seed  # noqa: E402
+from transformers.utils import logging  # noqa: E402
+
+from .classification.arguments import parse_arguments  # noqa: E402
+from .classification.builtin_data import write_builtin_posts  # noqa: E402
+from .classification.data import PostCollator, check_images, load_posts  # noqa: E402
+from .classification.metrics import compute_metrics_for_trainer  # noqa: E402
+from .classification.output_dir import prepare_output_dir  # noqa: E402
+from .classification.reports import summary, write_model_card, write_predictions  # noqa: E402
+from .classification.vocabulary import train_wordpiece  # noqa: E402
+from .configuration_hf_mamba import HFMambaConfig  # noqa: E402
+from .modeling_hf_mamba import HFMambaForSequenceClassification  # noqa: E402
+from .processing_hf_mamba import HFMambaImageProcessor, HFMambaProcessor, build_wordpiece_tokenizer  # noqa: E402
+
+
+logger = logging.get_logger(__name__)
+
+BUILTIN = "builtin"  # the --dataset_name of the posts this project draws itself
+
+# Config fields that may differ from the loaded checkpoint's: they have no weights.
+_FREE_FIELDS = {"hidden_dropout", "classifier_dropout", "label_smoothing", "class_weights"}
+
+
+def main(argv=None):
+    """Runs the steps that the flags ask for. Returns the metrics, {"validation": {...}, "test": {...}}."""
+    model_args, data_args, training_args, recipe = parse_arguments(sys.argv[1:] if argv is None else argv)
+    check_request(model_args, training_args)
+    set_up_logging(training_args)
+
+    checkpoint = None
+    with training_args.main_process_first(desc="output folder"):
+        if training_args.do_train:
+            checkpoint = prepare_output_dir(training_args, recipe)
+    posts, processor, model = load_everything(model_args, data_args, training_args)
+    trainer = build_trainer(posts, processor, model, data_args, training_args)
+
+    train_metrics = train(trainer, checkpoint) if training_args.do_train else {}
+    metrics_of_split = {}
+    if training_args.do_eval:
+        metrics_of_split["validation"] = evaluate(trainer, posts)
+    if training_args.do_predict:
+        metrics_of_split["test"] = predict(trainer, posts)
+    metrics_of_split = {split: metrics for split, metrics in metrics_of_split.items() if metrics}
+
+    if trainer.is_world_process_zero():
+        if training_args.do_train:
+            write_model_card(
+                training_args.output_dir,
+                model=model,
+                processor=processor,
+                posts=posts,
+                metrics_of_split=metrics_of_split,
+                recipe=recipe,
+                seed=training_args.seed,
+            )
+        print(
+            summary(
+                metrics_of_split,
+                num_parameters=model.num_parameters(),
+                posts=posts,
+                train_metrics=train_metrics,
+                output_dir=training_args.output_dir,
+            )
+        )
+    if training_args.push_to_hub:
+        trainer.push_to_hub()
+    return metrics_of_split
+
+
+def check_request(model_args, training_args):
+    """Refuses what can't work before anything is read."""
+    if not (training_args.do_train or training_args.do_eval or training_args.do_predict):
+        raise ValueError("Nothing to do: give --do_train, --do_eval or --do_predict, or a recipe that does.")
+    if not training_args.do_train and model_args.model_name_or_path is None:
+        raise ValueError(
+            "--do_eval and --do_predict without --do_train need a trained checkpoint: give --model_name_or_path."
+        )
+    if training_args.remove_unused_columns:
+        raise ValueError("--remove_unused_columns must stay False: text and images are read when a batch is made.")
+
+
+def set_up_logging(training_args):
+    """Messages of the main process on the screen, warnings of the others."""
+    level = training_args.get_process_log_level()
+    transformers.utils.logging.set_verbosity(level)
+    logging.enable_default_handler()
+    logging.enable_explicit_format()
+
+
+def load_everything(model_args, data_args, training_args):
+    """The posts, the processor that turns them into tensors, and the model, in step with each other."""
+    set_seed(training_args.seed)
+    checkpoint, label_names = model_args.model_name_or_path, None
+    if checkpoint is not None:
+        processor = HFMambaProcessor.from_pretrained(checkpoint)
+        model = load_model(model_args)
+        label_names = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    with training_args.main_process_first(desc="posts"):
+        if data_args.dataset_name == BUILTIN:
+            folder = Path(training_args.output_dir).parent / "builtin_posts"
+            data_args.dataset_name = str(write_builtin_posts(folder))
+        posts = load_posts(data_args, seed=training_args.seed, label_names=label_names)
+        if training_args.process_index == 0:
+            check_images(posts, progress=not training_args.disable_tqdm)
+    if checkpoint is None:
+        processor, model = new_processor_and_model(model_args, data_args, posts)
+    return posts, processor, model
+
+
+def load_model(model_args):
+    """The model of --model_name_or_path, checked against the other model flags."""
+    checkpoint = model_args.model_name_or_path
+    config = HFMambaConfig.from_pretrained(checkpoint)
+    if config.model_type != HFMambaConfig.model_type:
+        raise ValueError(f"--model_name_or_path {checkpoint} is a {config.model_type!r} checkpoint, not an HF-Mamba.")
+    overrides = model_args.config_overrides()
+    for name in overrides.keys() - _FREE_FIELDS:
+        if overrides[name] != getattr(config, name):
+            raise ValueError(
+                f"--{name} {overrides[name]} doesn't fit the checkpoint {checkpoint}, which has {name}="
+                f"{getattr(config, name)!r}: leave the flag out, or train a new model without --model_name_or_path."
+            )
+    free = {name: overrides[name] for name in overrides.keys() & _FREE_FIELDS}
+    return HFMambaForSequenceClassification.from_pretrained(
+        checkpoint, scan_implementation=model_args.scan_implementation, **free
+    )
+
+
+def new_processor_and_model(model_args, data_args, posts):
+    """A processor whose vocabulary comes from the training split, and a model of its size with fresh weights."""
+    if data_args.tokenizer_name is not None:
+        tokenizer = AutoTokenizer.from_pretrained(data_args.tokenizer_name, model_max_length=data_args.max_seq_length)
+    else:
+        texts = [text for text in posts.splits["train"]["text"] if text]
+        vocabulary = train_wordpiece(texts, vocab_size=data_args.vocab_size) if texts else ["[PAD]", "[UNK]"]
+        tokenizer = build_wordpiece_tokenizer(vocabulary, max_length=data_args.max_seq_length)
+    config = HFMambaConfig(
+        **model_args.config_overrides(),
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        id2label=dict(enumerate(posts.label_names)),
+        problem_type="single_label_classification",
+    )
+    image_processor = HFMambaImageProcessor(
+        size={"height": config.image_size, "width": config.image_size}, patch_size=config.patch_size
+    )
+    model = HFMambaForSequenceClassification(config, scan_implementation=model_args.scan_implementation)
+    return HFMambaProcessor(image_processor=image_processor, tokenizer=tokenizer), model
+
+
+def build_trainer(posts, processor, model, data_args, training_args):
+    """transformers' Trainer over the posts."""
+    training_args.label_names = ["labels"]
+    return Trainer(
+        model=model,
+        args=training_args,
+        train_dataset=posts.splits.get("train") if training_args.do_train else None,
+        eval_dataset=posts.splits.get("validation"),
+        data_collator=PostCollator(processor),
+        processing_class=processor,
+        compute_metrics=compute_metrics_for_trainer(posts),
+    )
+
+
+def train(trainer, checkpoint):
+    """Trains (from `checkpoint` if there is one) and saves the model, its processor and its code."""
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    trainer.save_metrics("train", result.metrics)
+    return result.metrics
+
+
+def evaluate(trainer, posts):
+    """Metrics on the validation split."""
+    if "validation" not in posts.splits:
+        raise ValueError("--do_eval needs a validation split: give --validation_file, or --do_predict for a test file.")
+    metrics = trainer.evaluate(posts.splits["validation"], metric_key_prefix="validation")
+    trainer.save_metrics("validation", metrics)
+    return without_prefix(metrics, "validation")
+
+
+def predict(trainer, posts):
+    """Predictions of the test split in a csv file, and metrics where its labels are known."""
+    if "test" not in posts.splits:
+        raise ValueError("--do_predict needs a test split: give --test_file, or a data set that has one.")
+    test = posts.splits["test"]
+    output = trainer.predict(test, metric_key_prefix="test")
+    labels = test["label"] if "label" in test.column_names else None
+    if trainer.is_world_process_zero():
+        path = Path(trainer.args.output_dir) / "predictions.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_predictions(path, test["id"], output.predictions, posts.label_names, labels)
+    if labels is None:
+        return {}
+    trainer.save_metrics("test", output.metrics)
+    return without_prefix(output.metrics, "test")
+
+
+def without_prefix(metrics, prefix):
+    """Trainer's {"test_accuracy": ...} as {"accuracy": ...}."""
+    return {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}
+
+
+def run():
+    """The command line: what a user can mend is one line and exit code 1, never a traceback."""
+    try:
+        main()
+    except (ValueError, OSError, StrictDataclassError) as error:
+        if os.environ.get("HF_MAMBA_TRACEBACK"):
+            raise
+        message = str(error).strip()
+        raise SystemExit(f"error: {message}") from None
+
+
+if __name__ == "__main__":
+    run()
