@@ -27,14 +27,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceCl
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
+from .causal_conv import causal_conv_silu
 from .configuration_hf_mamba import HFMambaConfig
 from .selective_scan import resolve_scan_implementation, selective_scan
-
-
-try:  # an optional CUDA kernel; a broken install counts as none
-    from causal_conv1d import causal_conv1d_fn
-except Exception:
-    causal_conv1d_fn = None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -123,20 +118,6 @@ class HFMambaEmbeddings(nn.Module):
 # Section 2.2, Mamba block
 
 
-def causal_conv(x, weight, bias):
-    """
-    Activation(Conv(x)) of Eq. 7: causal depthwise convolution, then SiLU.
-
-    Args:
-        x: shape (b, l, e); weight: shape (e, 1, k); bias: shape (e,) or None
-    """
-    l, k = x.shape[1], weight.shape[-1]
-    if causal_conv1d_fn is not None and x.is_cuda and 2 <= k <= 4:  # the kernel's own range
-        return causal_conv1d_fn(x.transpose(1, 2), weight[:, 0], bias, activation="silu").transpose(1, 2)
-    y = F.conv1d(x.transpose(1, 2), weight, bias, padding=k - 1, groups=x.shape[2])[..., :l]
-    return F.silu(y).transpose(1, 2)  # (b, l, e)
-
-
 class UndecayedParameters(nn.Module):
     """A (as log(-A)) and the skip D of Eq. 3, one row per channel."""
 
@@ -167,7 +148,7 @@ class HFMambaSSM(nn.Module):
 
     def forward(self, x, z):
         """x (b, l, e) and, to be multiplied in, the gate z (b, l, e) or None -> (b, l, e)."""
-        x = causal_conv(x, self.conv1d.weight, self.conv1d.bias)  # (b, l, e)
+        x = causal_conv_silu(x, self.conv1d.weight, self.conv1d.bias)  # (b, l, e)
         dt, B, C = self.x_proj(x).split(self.sizes, dim=-1)  # (b, l, r), (b, l, s), (b, l, s)
         delta = F.linear(dt, self.dt_proj.weight)  # (b, l, e); its bias and softplus are fused into the scan
         y = selective_scan(

@@ -4,8 +4,8 @@ Trains, evaluates and applies HF-Mamba on posts made of text and images.
 
     python run_classification.py quickstart
     python run_classification.py recipes/quickstart.yaml --seed 1 --output_dir outputs/seed1
-    python run_classification.py --train_file posts.csv --image_dir photos --do_train --do_eval --output_dir outputs/mine
-    python run_classification.py --model_name_or_path outputs/mine --test_file new.csv --do_predict --output_dir outputs/new
+    python run_classification.py --do_train --do_eval --train_file posts.csv --image_dir photos --output_dir mine
+    python run_classification.py --do_predict --model_name_or_path mine --test_file new.csv --output_dir new
     torchrun --nproc_per_node 2 run_classification.py quickstart
     accelerate launch run_classification.py quickstart
 
@@ -25,23 +25,20 @@ if __package__ in (None, ""):  # run as a script: this very folder is the packag
     _spec.loader.exec_module(sys.modules["hf_mamba"])
     __package__ = "hf_mamba"
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from huggingface_hub.errors import StrictDataclassError  # noqa: E402
-from transformers import AutoTokenizer, Trainer, set_seed  # noqa: E402
-from transformers.utils import logging  # noqa: E402
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoTokenizer, Trainer, set_seed
+from transformers.utils import logging
 
-from .classification.arguments import parse_arguments  # noqa: E402
-from .classification.builtin_data import write_builtin_posts  # noqa: E402
-from .classification.data import PostCollator, check_images, load_posts  # noqa: E402
-from .classification.metrics import compute_metrics_for_trainer  # noqa: E402
-from .classification.output_dir import prepare_output_dir  # noqa: E402
-from .classification.reports import summary, write_model_card, write_predictions  # noqa: E402
-from .classification.vocabulary import train_wordpiece  # noqa: E402
-from .configuration_hf_mamba import HFMambaConfig  # noqa: E402
-from .modeling_hf_mamba import HFMambaForSequenceClassification  # noqa: E402
-from .processing_hf_mamba import HFMambaImageProcessor, HFMambaProcessor, build_wordpiece_tokenizer  # noqa: E402
+from .classification.arguments import parse_arguments
+from .classification.builtin_data import write_builtin_posts
+from .classification.data import PostCollator, check_images, load_posts
+from .classification.metrics import compute_metrics_for_trainer
+from .classification.output_dir import prepare_output_dir
+from .classification.reports import summary, write_model_card, write_predictions
+from .classification.vocabulary import train_wordpiece
+from .configuration_hf_mamba import HFMambaConfig
+from .modeling_hf_mamba import HFMambaForSequenceClassification
+from .processing_hf_mamba import HFMambaImageProcessor, HFMambaProcessor, build_wordpiece_tokenizer
 
 
 logger = logging.get_logger(__name__)
@@ -111,11 +108,9 @@ def check_request(model_args, training_args):
 
 
 def set_up_logging(training_args):
-    """Messages of the main process on the screen, warnings of the others."""
-    level = training_args.get_process_log_level()
-    transformers.utils.logging.set_verbosity(level)
-    logging.enable_default_handler()
-    logging.enable_explicit_format()
+    """The main process says what it does, the others only warn; progress bars are Trainer's and the data's."""
+    logging.set_verbosity(logging.INFO if training_args.process_index == 0 else logging.WARNING)
+    logging.disable_progress_bar()  # transformers' own for each saved file
 
 
 def load_everything(model_args, data_args, training_args):
@@ -162,7 +157,7 @@ def new_processor_and_model(model_args, data_args, posts):
     if data_args.tokenizer_name is not None:
         tokenizer = AutoTokenizer.from_pretrained(data_args.tokenizer_name, model_max_length=data_args.max_seq_length)
     else:
-        texts = [text for text in posts.splits["train"]["text"] if text]
+        texts = [text for text in posts.column("train", "text") if text]
         vocabulary = train_wordpiece(texts, vocab_size=data_args.vocab_size) if texts else ["[PAD]", "[UNK]"]
         tokenizer = build_wordpiece_tokenizer(vocabulary, max_length=data_args.max_seq_length)
     config = HFMambaConfig(
@@ -187,9 +182,9 @@ def build_trainer(posts, processor, model, data_args, training_args):
         args=training_args,
         train_dataset=posts.splits.get("train") if training_args.do_train else None,
         eval_dataset=posts.splits.get("validation"),
-        data_collator=PostCollator(processor),
+        data_collator=PostCollator(processor, data_args.modalities),
         processing_class=processor,
-        compute_metrics=compute_metrics_for_trainer(posts),
+        compute_metrics=compute_metrics_for_trainer(posts.label_names, posts.majority_label),
     )
 
 
@@ -198,16 +193,18 @@ def train(trainer, checkpoint):
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()
-    trainer.save_metrics("train", result.metrics)
+    trainer.save_metrics("train", result.metrics, combined=False)
     return result.metrics
 
 
 def evaluate(trainer, posts):
     """Metrics on the validation split."""
     if "validation" not in posts.splits:
-        raise ValueError("--do_eval needs a validation split: give --validation_file, or --do_predict for a test file.")
+        raise ValueError(
+            "--do_eval needs a validation split: give --validation_file, or --do_predict for a test file."
+        )
     metrics = trainer.evaluate(posts.splits["validation"], metric_key_prefix="validation")
-    trainer.save_metrics("validation", metrics)
+    trainer.save_metrics("validation", metrics, combined=False)
     return without_prefix(metrics, "validation")
 
 
@@ -217,14 +214,14 @@ def predict(trainer, posts):
         raise ValueError("--do_predict needs a test split: give --test_file, or a data set that has one.")
     test = posts.splits["test"]
     output = trainer.predict(test, metric_key_prefix="test")
-    labels = test["label"] if "label" in test.column_names else None
+    labels = posts.column("test", "label") if "label" in test.column_names else None
     if trainer.is_world_process_zero():
         path = Path(trainer.args.output_dir) / "predictions.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_predictions(path, test["id"], output.predictions, posts.label_names, labels)
+        write_predictions(path, posts.column("test", "id"), output.predictions, posts.label_names, labels)
     if labels is None:
         return {}
-    trainer.save_metrics("test", output.metrics)
+    trainer.save_metrics("test", output.metrics, combined=False)
     return without_prefix(output.metrics, "test")
 
 

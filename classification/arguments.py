@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -38,7 +39,9 @@ def _config_flag(config_field):
 
 
 CONFIG_FIELDS = [
-    f for f in dataclasses.fields(HFMambaConfig) if f.name in HFMambaConfig.__annotations__ and f.name not in _FROM_DATA
+    f
+    for f in dataclasses.fields(HFMambaConfig)
+    if f.name in HFMambaConfig.__annotations__ and f.name not in _FROM_DATA
 ]
 
 _ModelFlags = dataclasses.make_dataclass("_ModelFlags", map(_config_flag, CONFIG_FIELDS))
@@ -96,6 +99,7 @@ class ClassificationTrainingArguments(TrainingArguments):
     def __post_init__(self):
         if not self.do_train:  # an eval strategy would switch --do_eval on
             self.eval_strategy, self.save_strategy, self.load_best_model_at_end = "no", "no", False
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()  # else it only warns
         super().__post_init__()
 
 

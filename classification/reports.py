@@ -139,5 +139,10 @@ def write_model_card(folder, *, model, processor, posts, metrics_of_split, recip
 
 def environment():
     """Versions and the kind of machine, in a line."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({torch.get_num_threads()} threads)"
-    return f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, {device}"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    versions = {
+        "Python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    return ", ".join([*(f"{name} {version}" for name, version in versions.items()), device])

@@ -1,0 +1,71 @@
+"""
+Activation(Conv(x)) of the paper's Eq. 7: a causal depthwise convolution over time, then SiLU.
+
+Knows nothing of text or images. Symbols: b batch, l length, e channels, k width of the kernel. The layout is (b, l, e)
+as the projections around it have it, so that nothing is transposed on the way; `F.conv1d` would want (b, e, l).
+"""
+
+import torch
+import torch.nn.functional as F
+
+
+try:  # an optional CUDA kernel; a broken install counts as none
+    from causal_conv1d import causal_conv1d_fn
+except Exception:
+    causal_conv1d_fn = None
+
+
+def causal_conv_silu(x, weight, bias=None):
+    """
+    y[:, t] = SiLU(bias + sum over j of weight[:, j] * x[:, t - (k - 1) + j]), with x zero before the start.
+
+    Args:
+        x: shape (b, l, e)
+        weight: shape (e, 1, k), as `nn.Conv1d(e, e, k, groups=e)` holds it
+        bias: shape (e,) or None
+
+    Returns:
+        shape (b, l, e)
+    """
+    k = weight.shape[-1]
+    if causal_conv1d_fn is not None and x.is_cuda and 2 <= k <= 4:  # the widths that the kernel has
+        return causal_conv1d_fn(x.transpose(1, 2), weight[:, 0], bias, activation="silu").transpose(1, 2)
+    if torch.is_autocast_enabled(x.device.type):
+        x, weight = x.float(), weight.float()
+        bias = bias if bias is None else bias.float()
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
+        return F.silu(_CausalConv.apply(x, weight[:, 0], bias))
+    return F.silu(_convolve(x, weight[:, 0], bias))
+
+
+def _convolve(x, weight, bias):
+    """x (b, l, e), weight (e, k), bias (e,) or None -> (b, l, e): one shifted multiply-add for each tap."""
+    k, l = weight.shape[-1], x.shape[1]
+    y = x * weight[:, -1] if bias is None else torch.addcmul(bias, x, weight[:, -1])
+    for shift in range(1, min(k, l)):
+        y[:, shift:].addcmul_(x[:, : l - shift], weight[:, k - 1 - shift])
+    return y
+
+
+class _CausalConv(torch.autograd.Function):
+    """`_convolve` with its gradient written out: autograd's own would fill a full-size gradient for every shift."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        ctx.has_bias = bias is not None
+        return _convolve(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        k, l = weight.shape[-1], x.shape[1]
+        grad_x = grad * weight[:, -1]
+        taps = [torch.zeros_like(weight[:, 0]) for _ in range(k)]
+        taps[-1] = (grad * x).sum((0, 1))
+        for shift in range(1, min(k, l)):
+            later, earlier = grad[:, shift:], x[:, : l - shift]
+            grad_x[:, : l - shift].addcmul_(later, weight[:, k - 1 - shift])
+            taps[k - 1 - shift] = (later * earlier).sum((0, 1))
+        grad_bias = grad.sum((0, 1)) if ctx.has_bias else None
+        return grad_x, torch.stack(taps, dim=-1), grad_bias
