@@ -14,6 +14,7 @@ the parts are in classification/, the model in modeling_hf_mamba.py.
 """
 
 import importlib.util
+import logging
 import os
 import sys
 from pathlib import Path
@@ -27,21 +28,21 @@ if __package__ in (None, ""):  # run as a script: this very folder is the packag
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, Trainer, set_seed
-from transformers.utils import logging
+from transformers.utils.logging import disable_progress_bar
 
 from .classification.arguments import parse_arguments
 from .classification.builtin_data import write_builtin_posts
 from .classification.data import PostCollator, check_images, load_posts
 from .classification.metrics import compute_metrics_for_trainer
 from .classification.output_dir import prepare_output_dir
-from .classification.reports import summary, write_model_card, write_predictions
+from .classification.reports import summary, write_model_card, write_predictions, write_results
 from .classification.vocabulary import train_wordpiece
 from .configuration_hf_mamba import HFMambaConfig
 from .modeling_hf_mamba import HFMambaForSequenceClassification
 from .processing_hf_mamba import HFMambaImageProcessor, HFMambaProcessor, build_wordpiece_tokenizer
 
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 BUILTIN = "builtin"  # the --dataset_name of the posts this project draws itself
 
@@ -81,6 +82,7 @@ def main(argv=None):
                 recipe=recipe,
                 seed=training_args.seed,
             )
+        write_results(training_args.output_dir, {"train": train_metrics, **metrics_of_split})
         print(
             summary(
                 metrics_of_split,
@@ -109,8 +111,9 @@ def check_request(model_args, training_args):
 
 def set_up_logging(training_args):
     """The main process says what it does, the others only warn; progress bars are Trainer's and the data's."""
-    logging.set_verbosity(logging.INFO if training_args.process_index == 0 else logging.WARNING)
-    logging.disable_progress_bar()  # transformers' own for each saved file
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("hf_mamba").setLevel(logging.INFO if training_args.process_index == 0 else logging.WARNING)
+    disable_progress_bar()  # transformers' own for each saved file
 
 
 def load_everything(model_args, data_args, training_args):

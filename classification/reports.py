@@ -1,6 +1,7 @@
 """What a run leaves for people: predictions, a summary on the screen, and the checkpoint's model card."""
 
 import csv
+import json
 import platform
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import torch
 import transformers
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from .output_dir import RESULTS_FILE
 
 
 CARD_TEMPLATE = Path(__file__).parent.parent / "model_card.md"
@@ -45,6 +48,19 @@ def write_predictions(path, ids, logits, label_names, labels=None):
             truth = [] if labels is None else [label_names[labels[row]]]
             predicted = label_names[int(np.argmax(probability))]
             writer.writerow([post_id, predicted, *(f"{p:.6f}" for p in probability), *truth])
+
+
+def write_results(folder, metrics_of_split):
+    """
+    Writes all_results.json, which marks a run as finished: {"test_accuracy": 0.9, ...}. What an earlier command found
+    out about other splits stays.
+    """
+    path = Path(folder) / RESULTS_FILE
+    results = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    for split, metrics in metrics_of_split.items():
+        for name, value in metrics.items():
+            results[name if name.startswith(f"{split}_") else f"{split}_{name}"] = value
+    path.write_text(json.dumps(results, indent=4, sort_keys=True) + "\n", "utf-8")
 
 
 def metrics_table(metrics_of_split):
