@@ -121,8 +121,7 @@ def load_everything(model_args, data_args, training_args):
     set_seed(training_args.seed)
     checkpoint, label_names = model_args.model_name_or_path, None
     if checkpoint is not None:
-        processor = HFMambaProcessor.from_pretrained(checkpoint)
-        model = load_model(model_args)
+        processor, model = load_checkpoint(model_args)
         label_names = [model.config.id2label[i] for i in range(model.config.num_labels)]
     with training_args.main_process_first(desc="posts"):
         if data_args.dataset_name == BUILTIN:
@@ -136,10 +135,16 @@ def load_everything(model_args, data_args, training_args):
     return posts, processor, model
 
 
-def load_model(model_args):
-    """The model of --model_name_or_path, checked against the other model flags."""
+def load_checkpoint(model_args):
+    """Processor and model of --model_name_or_path, checked against the other model flags."""
     checkpoint = model_args.model_name_or_path
-    config = HFMambaConfig.from_pretrained(checkpoint)
+    try:
+        config = HFMambaConfig.from_pretrained(checkpoint)
+        processor = HFMambaProcessor.from_pretrained(checkpoint)
+    except OSError as error:
+        raise ValueError(
+            f"--model_name_or_path {checkpoint} is neither a checkpoint's folder nor to be had from the Hub: {error}"
+        ) from None
     if config.model_type != HFMambaConfig.model_type:
         raise ValueError(f"--model_name_or_path {checkpoint} is a {config.model_type!r} checkpoint, not an HF-Mamba.")
     overrides = model_args.config_overrides()
@@ -150,9 +155,10 @@ def load_model(model_args):
                 f"{getattr(config, name)!r}: leave the flag out, or train a new model without --model_name_or_path."
             )
     free = {name: overrides[name] for name in overrides.keys() & _FREE_FIELDS}
-    return HFMambaForSequenceClassification.from_pretrained(
+    model = HFMambaForSequenceClassification.from_pretrained(
         checkpoint, scan_implementation=model_args.scan_implementation, **free
     )
+    return processor, model
 
 
 def new_processor_and_model(model_args, data_args, posts):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_mamba.classification import builtin_data
+from hf_mamba.classification import builtin_data, builtin_scenes
 from hf_mamba.classification.builtin_data import (
     SCENES,
     SPLITS,
@@ -172,7 +172,7 @@ def test_pictures_differ_by_scene_and_show_it():
 def test_what_is_not_the_scene_comes_from_the_layout_alone(monkeypatch):
     """Without sky, ground, scenery and rain two pictures of one layout differ by their noise only."""
     for name in ("_backdrop", "_pleasant", "_unpleasant", "_rain"):
-        monkeypatch.setattr(builtin_data, name, lambda *arguments: None)
+        monkeypatch.setattr(builtin_scenes, name, lambda *arguments: None)
     for seed in range(10):
         pleasant, unpleasant = (np.asarray(draw_picture(SCENES[i], seed, i)).astype(int) for i in range(2))
         assert pleasant.max() > 60

@@ -20,11 +20,22 @@ from hf_mamba.classification.data import DataArguments, PostCollator, load_posts
 
 
 ROOT = Path(run_classification.__file__).parent
-SMALL = (
-    "--image_size 32 --patch_size 16 --hidden_size 16 --state_size 4 --num_text_layers 1 --num_image_layers 1 "
-    "--num_fusion_layers 1 --max_seq_length 16 --vocab_size 500 --num_train_epochs 2 --per_device_train_batch_size 8 "
-    "--disable_tqdm true --use_cpu"
-).split()
+TINY = {
+    "image_size": 32,
+    "patch_size": 16,
+    "hidden_size": 16,
+    "state_size": 4,
+    "num_text_layers": 1,
+    "num_image_layers": 1,
+    "num_fusion_layers": 1,
+    "max_seq_length": 16,
+    "vocab_size": 500,
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 8,
+    "disable_tqdm": True,
+    "use_cpu": True,
+}
+SMALL = [f"--{name}={value}" for name, value in TINY.items()]
 ALL_STEPS = ["--do_train", "--do_eval", "--do_predict"]
 
 
@@ -150,7 +161,7 @@ from transformers import (AutoConfig, AutoImageProcessor, AutoModel, AutoModelFo
 folder, text, image = sys.argv[1:]
 load = lambda auto: auto.from_pretrained(folder, trust_remote_code=True)
 processor, model, base = load(AutoProcessor), load(AutoModelForSequenceClassification), load(AutoModel)
-assert load(AutoTokenizer)(text)["input_ids"] == processor(text=text)["input_ids"][0]
+assert load(AutoTokenizer)("what a day")["input_ids"] == processor(text="what a day")["input_ids"][0]
 assert load(AutoImageProcessor)(Image.open(image))["pixel_values"][0].shape == (4, 768)
 assert load(AutoConfig).model_type == "hf_mamba"
 inputs = processor(text=text, images=image, return_tensors="pt")
