@@ -25,6 +25,8 @@ from transformers.image_utils import ChannelDimension, ImageInput, infer_channel
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import logging
 
+from .configuration_hf_mamba import HFMambaConfig
+
 
 logger = logging.get_logger(__name__)
 PAD_TOKEN, UNK_TOKEN = "[PAD]", "[UNK]"
@@ -414,8 +416,11 @@ class HFMambaProcessor(ProcessorMixin):
     @classmethod
     def _get_arguments_from_pretrained(cls, path, processor_dict=None, **kwargs):
         # Names our own image processor, so that loading needs neither remote code nor an Auto registration. Unless the
-        # caller trusts remote code, the tokenizer is told not to: asked nothing, it would prompt about config.json.
+        # caller trusts remote code, the tokenizer is told not to, and given a config of ours: asked nothing, it would
+        # prompt about the code that config.json names, and warn that it does not know this type of model.
         trust = {"trust_remote_code": bool(kwargs.pop("trust_remote_code", None))}
+        if not trust["trust_remote_code"]:
+            trust["config"] = HFMambaConfig()
         tokenizer = cls._load_tokenizer_from_pretrained("tokenizer", path, **kwargs, **trust)
         return [HFMambaImageProcessor.from_pretrained(path, **kwargs), tokenizer]
 

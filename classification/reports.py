@@ -81,6 +81,14 @@ def metrics_table(metrics_of_split):
     return "\n".join(lines)
 
 
+def results_note(label_names):
+    """What the columns of `metrics_table` mean."""
+    note = "'majority class' is the accuracy of always answering the label most common in training."
+    if len(label_names) == 2:
+        note += f" Precision, recall and F1 are those of the label '{label_names[1]}'."
+    return note
+
+
 def summary(metrics_of_split, *, num_parameters, posts, train_metrics, output_dir):
     """The run in a few lines, for the end of the log."""
     counts = ", ".join(f"{len(split):,} {name}" for name, split in posts.splits.items())
@@ -91,7 +99,7 @@ def summary(metrics_of_split, *, num_parameters, posts, train_metrics, output_di
         lines.append(f"Training took {minutes}:{seconds:02d} minutes, {rate:,.0f} posts per second.")
     if metrics_of_split:
         lines += ["", metrics_table(metrics_of_split), ""]
-        lines.append("'majority class' is the accuracy of always answering the label most common in training.")
+        lines.append(results_note(posts.label_names))
     lines.append(f"Everything is in {output_dir}")
     return "\n".join(lines)
 
@@ -109,7 +117,35 @@ def write_model_card(folder, *, model, processor, posts, metrics_of_split, recip
         seed: of this run
     """
     config = model.config
-    name = recipe.get("hub_model_id") or Path(folder).resolve().name
+    name = Path(folder).resolve().name
+    blocks = [f"{config.num_text_layers} for text", f"{config.num_image_layers} for images"]
+    blocks = blocks if config.fusion == "hierarchical" else []
+    shown_recipe = {flag: value for flag, value in recipe.items() if flag != "output_dir"}
+    card = ModelCard.from_template(
+        _card_data(name, posts, metrics_of_split),
+        template_path=str(CARD_TEMPLATE),
+        name=name,
+        repo_id=recipe.get("hub_model_id") or name,
+        source=posts.source[0].upper() + posts.source[1:],
+        modalities=recipe.get("modalities", "text,image"),
+        counts=", ".join(f"{len(split):,} {split_name}" for split_name, split in posts.splits.items()),
+        label_names=", ".join(f"`{label}`" for label in posts.label_names),
+        num_parameters=f"{model.num_parameters():,}",
+        config=config,
+        blocks=", ".join([*blocks, f"{config.num_fusion_layers} for both together"]),
+        vocab_size=f"{config.vocab_size:,}",
+        max_length=processor.tokenizer.model_max_length,
+        results_table=metrics_table(metrics_of_split) if metrics_of_split else "Not evaluated.",
+        results_note=results_note(posts.label_names),
+        recipe=yaml.safe_dump(shown_recipe, sort_keys=False, allow_unicode=True).strip(),
+        seed=seed,
+        environment=environment(),
+    )
+    card.save(Path(folder) / "README.md")
+
+
+def _card_data(name, posts, metrics_of_split):
+    """The card's metadata; no licence, which is for whoever trained the weights to choose."""
     results = [
         EvalResult(
             task_type="text-classification",
@@ -124,33 +160,13 @@ def write_model_card(folder, *, model, processor, posts, metrics_of_split, recip
         for key, value in metrics.items()
         if key in SHOWN and key != "majority_accuracy"
     ]
-    card_data = ModelCardData(
+    return ModelCardData(
         library_name="transformers",
-        license="apache-2.0",
         pipeline_tag="text-classification",
         tags=["hf_mamba", "mamba", "multimodal", "image-text-classification"],
         model_name=name,
         eval_results=results or None,
     )
-    card = ModelCard.from_template(
-        card_data,
-        template_path=str(CARD_TEMPLATE),
-        name=name,
-        repo_id=recipe.get("hub_model_id") or str(folder),
-        source=posts.source,
-        modalities=recipe.get("modalities", "text,image"),
-        counts=", ".join(f"{len(split):,} {split_name}" for split_name, split in posts.splits.items()),
-        label_names=", ".join(f"`{label}`" for label in config.id2label.values()),
-        num_parameters=f"{model.num_parameters():,}",
-        config=config,
-        vocab_size=f"{config.vocab_size:,}",
-        max_length=processor.tokenizer.model_max_length,
-        results_table=metrics_table(metrics_of_split) if metrics_of_split else "Not evaluated.",
-        recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).strip(),
-        seed=seed,
-        environment=environment(),
-    )
-    card.save(Path(folder) / "README.md")
 
 
 def environment():

@@ -1,6 +1,6 @@
 """Saving and loading: a processor read back, here or where the package is not installed, gives the same tensors."""
 
-import importlib.util
+import importlib
 import json
 import os
 import shutil
@@ -123,24 +123,21 @@ def test_round_trip_without_remote_code_or_registration(tmp_path, monkeypatch):
     assert HFMambaProcessor(tokenizer=processor.tokenizer).image_processor.size["height"] == 224
 
 
-def test_saving_into_the_folder_of_the_code(tmp_path):
+def test_saving_into_the_folder_of_the_code(tmp_path, monkeypatch):
     source = Path(processing_hf_mamba.__file__)
-    module_file = tmp_path / source.name
-    shutil.copy(source, module_file)
-    spec = importlib.util.spec_from_file_location("in_place.processing_hf_mamba", module_file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-        image_processor = module.HFMambaImageProcessor(size=32)
-        inside = module.HFMambaProcessor(image_processor, build_wordpiece_tokenizer(VOCAB))
-        for part in (image_processor, inside, inside):
-            part.save_pretrained(tmp_path)
-            assert module_file.read_bytes() == source.read_bytes()
-        inside.save_pretrained(tmp_path / "elsewhere")
-    finally:
-        del sys.modules[spec.name]
-    folders = (tmp_path, tmp_path / "elsewhere")
+    folder = tmp_path / "code_in_place"
+    folder.mkdir()
+    for name in (source.name, "configuration_hf_mamba.py"):
+        shutil.copy(source.with_name(name), folder)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("code_in_place.processing_hf_mamba")
+    image_processor = module.HFMambaImageProcessor(size=32)
+    inside = module.HFMambaProcessor(image_processor, build_wordpiece_tokenizer(VOCAB))
+    for part in (image_processor, inside, inside):
+        part.save_pretrained(folder)
+        assert (folder / source.name).read_bytes() == source.read_bytes()
+    inside.save_pretrained(tmp_path / "elsewhere")
+    folders = (folder, tmp_path / "elsewhere")
     here, there = (json.loads((folder / "processor_config.json").read_text()) for folder in folders)
     assert here["auto_map"] == there["auto_map"] == {"AutoProcessor": "processing_hf_mamba.HFMambaProcessor"}
     assert "_auto_class" not in here["image_processor"]
