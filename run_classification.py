@@ -9,8 +9,9 @@ Trains, evaluates and applies HF-Mamba on posts made of text and images.
     torchrun --nproc_per_node 2 run_classification.py quickstart
     accelerate launch run_classification.py quickstart
 
-The recipe (YAML or JSON) comes first, then the flags, which win. `--help` lists them all. This file only orchestrates:
-the parts are in classification/, the model in modeling_hf_mamba.py.
+The recipe (YAML or JSON) comes first, then the flags, which win. `--help` lists them all. Mistakes are told in a line;
+HF_MAMBA_TRACEBACK=1 in the environment shows where they came from. This file only orchestrates: the parts are in
+classification/, the model in modeling_hf_mamba.py.
 """
 
 import importlib.util
@@ -26,6 +27,7 @@ if __package__ in (None, ""):  # run as a script: this very folder is the packag
     _spec.loader.exec_module(sys.modules["hf_mamba"])
     __package__ = "hf_mamba"
 
+from accelerate.utils import broadcast_object_list
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, Trainer, set_seed
 from transformers.utils.logging import disable_progress_bar
@@ -56,10 +58,10 @@ def main(argv=None):
     check_request(model_args, training_args)
     set_up_logging(training_args)
 
-    checkpoint = None
-    with training_args.main_process_first(desc="output folder"):
-        if training_args.do_train:
-            checkpoint = prepare_output_dir(training_args, recipe)
+    checkpoint = [None]  # to resume from; the main process decides, for it also writes
+    if training_args.do_train and training_args.process_index == 0:
+        checkpoint = [prepare_output_dir(training_args, recipe)]
+    checkpoint = broadcast_object_list(checkpoint)[0]
     posts, processor, model = load_everything(model_args, data_args, training_args)
     trainer = build_trainer(posts, processor, model, data_args, training_args)
 
