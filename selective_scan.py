@@ -16,8 +16,6 @@ What this file does not do: complex A, constant B or C, grouped B or C, an initi
 
 import math
 from collections import namedtuple
-from itertools import repeat
-from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +29,7 @@ except Exception:
 
 SCAN_IMPLEMENTATIONS = ("auto", "reference", "torch", "mamba_ssm")
 _SHAPES = {"u": "bel", "delta": "bel", "A": "es", "B": "bsl", "C": "bsl", "D": "e", "z": "bel", "delta_bias": "e"}
+_PerInput = namedtuple("_PerInput", _SHAPES)
 CHUNK = 16  # steps between two states kept for the backward pass
 LOG2_E = math.log2(math.e)
 
@@ -149,7 +148,7 @@ def selective_scan_reference(u, delta, A, B, C, D=None, z=None, delta_bias=None,
         B_bar = delta[:, :, t, None] * B[:, None, :, t]  # (b, e, s)
         h = A_bar * h + B_bar * i[:, :, t, None]  # Eq. 5, first line
         outputs.append((h * C[:, None, :, t]).sum(-1))  # (b, e), Eq. 5, second line
-    o = torch.stack(outputs, dim=2) if outputs else torch.zeros_like(i)  # (b, e, l)
+    o = torch.stack(outputs, dim=2) if outputs else i  # (b, e, l)
     if D is not None:
         o = o + D[:, None].to(dtype) * i
     if z is not None:
@@ -166,14 +165,9 @@ def _state_dtype(*tensors):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The torch path: sequential over time, in place, everything else in bulk over a chunk of time and a slab of the batch
-# that fit the cache. Work tensors are (t, b, s, e): a step is one contiguous block, the innermost loop runs over
-# channels. Nearly all are allocated once a call, for fresh memory costs more than the arithmetic done in it.
-# Reductions are multiply-and-sum: torch.bmm with a vector is no faster, and may round to TF32 or bf16 where the user
-# allows that for matrices.
-
-
-_PerInput = namedtuple("_PerInput", _SHAPES)
+# The torch path: sequential over time, in place, the rest in bulk over CHUNK steps of a slab of rows. Work tensors are
+# (t, b, s, e): a step is one contiguous block, the innermost loop runs over channels. Reductions are multiply-and-sum:
+# torch.bmm with a vector is no faster, and may round to TF32 or bf16 where the user allows that for matrices.
 
 
 def torch_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep_states):
@@ -185,26 +179,34 @@ def torch_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep_stat
         (b, ceil(l / CHUNK), s, e), or None.
     """
     (b, e, l), s = u.shape, A.shape[1]
-    inputs, A2, dtype = _prepare(u, delta, A, B, C, D, z, delta_bias)
+    dtype = _state_dtype(u, delta, A, B, C)
     y = _like(u)
     states = u.new_empty(b, -(-l // CHUNK), s, e, dtype=dtype) if keep_states else None
-    workspace = _Workspace(u, s, dtype, backward=False)
-    for rows in workspace.slabs:
-        for i, (chunk, y_t) in enumerate(zip(_chunks(inputs, rows), _channel_chunks(y, rows))):
-            work = workspace.views(rows, len(y_t))
-            if i == 0:
-                work.h_steps[0].zero_()
+    A2 = (A.to(dtype) * LOG2_E).t().contiguous()  # (s, e)
+    slabs, slab_size = _slabs(u, s)
+    h_buffer = u.new_empty(CHUNK + 1, slab_size, s, e, dtype=dtype)
+    decay_buffer = u.new_empty(CHUNK, slab_size, s, e, dtype=dtype)
+    for rows in slabs:
+        x, _, dt, gate = _slab_inputs(u, delta, z, delta_bias, delta_softplus, rows, dtype)
+        dtx, o = dt * x, x.new_empty(x.shape)
+        h, decay = (buffer[:, : len(x)] for buffer in (h_buffer, decay_buffer))
+        h_steps, decay_steps = h.unbind(), decay.unbind()
+        h_steps[0].zero_()
+        projections = (_by_step(B, rows, dtype), _by_step(C, rows, dtype))
+        chunks = zip(*map(_per_channel, (dt, dtx, o)), *map(_per_state, projections))
+        for i, (dt_t, dtx_t, o_t, B_t, C_t) in enumerate(chunks):
+            n = len(dt_t)
             if keep_states:
-                states[rows, i] = work.h_steps[0]
-            x, _, dt = _run_chunk(chunk, work, A2, delta_softplus)
-            torch.mul(work.h, chunk.C.to(dtype), out=work.decay)
-            o = torch.sum(work.decay, 2, keepdim=True, out=work.o)  # (t, b, 1, e)
-            if D is not None:
-                o.addcmul_(x, chunk.D)
-            if z is not None:
-                o.mul_(torch.ops.aten.silu.out(_ready(chunk.z, dtype), out=work.gate))
-            y_t.copy_(o)
-            work.h_steps[0].copy_(work.h_steps[-1])
+                states[rows, i] = h_steps[0]
+            _fill_states(h, decay, h_steps, decay_steps, dt_t, dtx_t, B_t, A2)
+            torch.mul(h[1 : n + 1], C_t, out=decay[:n])
+            torch.sum(decay[:n], 2, keepdim=True, out=o_t)
+            h_steps[0].copy_(h_steps[n])
+        if D is not None:
+            o.addcmul_(x, D.to(dtype))
+        if gate is not None:
+            o.mul_(torch.ops.aten.silu.out(gate, out=dtx))  # whose own use is over, and fresh memory is slow
+        y[rows] = _transposed(o)
     return y, states
 
 
@@ -217,152 +219,136 @@ def torch_backward(grad_y, u, delta, A, B, C, D, z, delta_bias, delta_softplus, 
         list of the eight gradients, each in the shape and dtype of its tensor, None where not needed.
     """
     tensors = (u, delta, A, B, C, D, z, delta_bias)
-    inputs, A2, dtype = _prepare(*tensors)
-    grads = _PerInput(*(_empty_grad(x, dtype) if needed else None for x, needed in zip(tensors, needs)))
-    workspace = _Workspace(u, A.shape[1], dtype, backward=True)
-    for rows in workspace.slabs:
-        chunks = list(zip(_channel_chunks(grad_y, rows), _chunks(inputs, rows), _chunks(grads, rows)))
-        workspace.carry.zero_()
-        for i in range(len(chunks) - 1, -1, -1):
-            work = workspace.views(rows, len(chunks[i][0]))
-            work.h_steps[0].copy_(states[rows, i])
-            _backward_chunk(*chunks[i], work, A2, delta_softplus)
+    need = _PerInput(*needs)
+    grads = [_grad_like(x, states.dtype) if needed else None for x, needed in zip(tensors, needs)]
+    out = _PerInput(*(grad if grad is None else _transposed(grad) for grad in grads))  # (b, l, k), (s, e) for A, (e,)
+    At = A.to(states.dtype).t().contiguous()  # (s, e)
+    e, s = A.shape
+    slabs, slab_size = _slabs(u, s)
+    work = _Work(*(states.new_empty(k, slab_size, s, e) for k in (CHUNK + 1, CHUNK, CHUNK, CHUNK, 1)))
+    for rows in slabs:
+        slab_work = _Work(*(x[:, : rows.stop - rows.start] for x in work))
+        _backward_slab(rows, grad_y, tensors, delta_softplus, states[rows], At, slab_work, need, out)
     return [None if grad is None else grad.to(x.dtype) for grad, x in zip(grads, tensors)]
 
 
-def _backward_chunk(grad_y, chunk, grads, work, A2, delta_softplus):
-    """Fills or adds to `grads`; work.h_steps[0] is the state before, work.carry brings dL/dh from the chunk after."""
-    dtype, h, decay, g = work.h.dtype, work.h, work.decay, work.g  # (t, b, s, e)
-    x, raw, dt = _run_chunk(chunk, work, A2, delta_softplus)  # (t, b, 1, e)
-    B, C, grad_o = chunk.B.to(dtype), chunk.C.to(dtype), _ready(grad_y, dtype)
+_Work = namedtuple("_Work", "h decay g scratch carry")
+_Chunk = namedtuple("_Chunk", "dt dtx grad_o o grad_dtx grad_dt B C grad_B grad_C")
 
-    def multiply_and_sum(a, b, dim, out=None):
-        return torch.sum(torch.mul(a, b, out=work.scratch), dim, keepdim=True, out=out)
 
-    if chunk.z is not None:
-        z = _ready(chunk.z, dtype)
-        if grads.z is not None:
-            o = multiply_and_sum(h, C, 2, out=work.o)
-            o = o if chunk.D is None else o.addcmul_(x, chunk.D)
-            grads.z.copy_(torch.ops.aten.silu_backward.grad_input(o.mul_(grad_o), z, grad_input=work.gate))
-        grad_o = torch.ops.aten.silu.out(z, out=work.gate).mul_(grad_o)
-    if grads.D is not None:
-        grads.D.add_(torch.mul(grad_o, x, out=work.o).sum((0, 1, 2)))
-    if grads.C is not None:
-        grads.C.copy_(multiply_and_sum(h, grad_o, 3))
+def _backward_slab(rows, grad_y, tensors, delta_softplus, states, At, work, need, out):
+    """Gradients of one slab: written to `out` where they have rows, added where they are sums over the batch."""
+    u, delta, _, B, C, D, z, delta_bias = tensors
+    dtype = states.dtype
+    x, raw, dt, gate = _slab_inputs(u, delta, z, delta_bias, delta_softplus, rows, dtype)  # (b, l, e) each
+    grad_y = grad_y[rows].transpose(1, 2).to(dtype)
+    grad_o = grad_y if gate is None else F.silu(gate).mul_(grad_y)
+    o, grad_dtx, grad_dt = (x.new_empty(x.shape) for _ in range(3))
+    B, C = _by_step(B, rows, dtype), _by_step(C, rows, dtype)  # (b, l, s)
+    grad_B, grad_C = B.new_empty(B.shape), C.new_empty(C.shape)
+    per_channel = map(_per_channel, (dt, dt * x, grad_o, o, grad_dtx, grad_dt))
+    chunks = [_Chunk(*views) for views in zip(*per_channel, *map(_per_state, (B, C, grad_B, grad_C)))]
+    steps = _Work(*(buffer.unbind() for buffer in work))
+    A2 = At * LOG2_E
+    work.carry.zero_()
+    for i, chunk in reversed(list(enumerate(chunks))):
+        steps.h[0].copy_(states[:, i])
+        _fill_states(work.h, work.decay, steps.h, steps.decay, chunk.dt, chunk.dtx, chunk.B, A2)
+        _backward_chunk(chunk, work, steps, At, need, out)
+
+    D = None if D is None else D.to(dtype)
+    if need.B:
+        out.B[rows] = grad_B
+    if need.C:
+        out.C[rows] = grad_C
+    if need.z:
+        o = o if D is None else o.addcmul_(x, D)
+        out.z[rows] = torch.ops.aten.silu_backward.grad_input(o.mul_(grad_y), gate, grad_input=o)
+    if need.D:
+        out.D.add_(torch.mul(grad_o, x, out=o).sum((0, 1)))
+    if need.delta or need.delta_bias:
+        grad_dt.addcmul_(grad_dtx, x)
+        if delta_softplus:  # in place, with its default beta and threshold
+            torch.ops.aten.softplus_backward.grad_input(grad_dt, raw, 1, 20, grad_input=grad_dt)
+        if need.delta:
+            out.delta[rows] = grad_dt
+        if need.delta_bias:
+            out.delta_bias.add_(grad_dt.sum((0, 1)))
+    if need.u:
+        grad_x = grad_dtx.mul_(dt)
+        out.u[rows] = grad_x if D is None else grad_x.addcmul_(grad_o, D)
+
+
+def _backward_chunk(chunk, work, steps, At, need, out):
+    """From the chunk's states (t, b, s, e) to its gradients; `work.carry` brings dL/dh from the chunk after it."""
+    n = len(chunk.dt)
+    h, decay, g, scratch = work.h[1 : n + 1], work.decay[:n], work.g[:n], work.scratch[:n]
+
+    def multiply_and_sum(a, b, dim, result):
+        torch.mul(a, b, out=scratch)
+        torch.sum(scratch, dim, keepdim=True, out=result)
+
+    if need.z:
+        multiply_and_sum(h, chunk.C, 2, chunk.o)
+    if need.C:
+        multiply_and_sum(h, chunk.grad_o, 3, chunk.grad_C)
     # g_t = dL/dh_t = C_t dL/do_t + Ā_{t+1} g_{t+1}
-    torch.mul(C, grad_o, out=g)
-    work.g_steps[-1].add_(work.carry)
-    for t in range(len(work.g_steps) - 2, -1, -1):
-        work.g_steps[t].addcmul_(work.decay_steps[t + 1], work.g_steps[t + 1])
-    torch.mul(work.decay_steps[0], work.g_steps[0], out=work.carry)
-    if grads.B is not None:
-        grads.B.copy_(multiply_and_sum(g, work.dtx, 3))
-    grad_dtx = multiply_and_sum(g, B, 2, out=work.grad_dtx)
-    if grads.u is not None:
-        grad_x = torch.mul(grad_dtx, dt, out=work.o)
-        grads.u.copy_(grad_x if chunk.D is None else grad_x.addcmul_(grad_o, chunk.D))
-    g.mul_(work.h_before).mul_(decay)  # dL/d(Δ_t A)
-    if grads.delta is not None or grads.delta_bias is not None:
-        grad_dt = multiply_and_sum(g, chunk.A, 2, out=work.o).addcmul_(grad_dtx, x)
-        if delta_softplus:
-            grad_dt = torch.ops.aten.softplus_backward.grad_input(grad_dt, raw, 1, 20, grad_input=grad_dtx)
-        if grads.delta is not None:
-            grads.delta.copy_(grad_dt)
-        if grads.delta_bias is not None:
-            grads.delta_bias.add_(grad_dt.sum((0, 1, 2)))
-    if grads.A is not None:
-        grads.A.add_(g.mul_(dt).sum((0, 1)).t())
+    torch.mul(chunk.C, chunk.grad_o, out=g)
+    steps.g[n - 1].add_(steps.carry[0])
+    for t in range(n - 2, -1, -1):
+        steps.g[t].addcmul_(steps.decay[t + 1], steps.g[t + 1])
+    torch.mul(steps.decay[0], steps.g[0], out=steps.carry[0])
+    if need.u or need.delta or need.delta_bias:
+        multiply_and_sum(g, chunk.B, 2, chunk.grad_dtx)
+    if need.B:
+        multiply_and_sum(g, chunk.dtx, 3, chunk.grad_B)
+    if need.A or need.delta or need.delta_bias:
+        g.mul_(work.h[:n]).mul_(decay)  # dL/d(Δ_t A)
+        multiply_and_sum(g, At, 2, chunk.grad_dt)
+    if need.A:
+        out.A.add_(g.mul_(chunk.dt).sum((0, 1)))
 
 
-def _run_chunk(chunk, work, A2, delta_softplus):
+def _fill_states(h, decay, h_steps, decay_steps, dt, dtx, B, A2):
     """
-    Eq. 5's first line over one chunk: from work.h_steps[0], the state before it, fills work.h, work.decay (that is Ā)
-    and work.dtx (Δ·u). A2 is A times log2(e), shape (s, e), because torch's exp2 is twice as fast as its exp.
+    Eq. 5's first line over one chunk: from h[0], the state before it, fills h[1:] and decay, that is Ā.
 
-    Returns:
-        x (that is u), delta before softplus, and Δ, shape (t, b, 1, e) each
+    Args:
+        h, decay: shape (CHUNK + 1, b, s, e) and (CHUNK, b, s, e), and their steps, made once as making views is slow
+        dt, dtx: Δ and Δ·u, shape (t, b, 1, e); B: shape (t, b, s, 1)
+        A2: A times log2(e), shape (s, e): torch's exp2 is twice as fast as its exp
     """
-    dtype = work.h.dtype
-    x, raw = _ready(chunk.u, dtype), _ready(chunk.delta, dtype)
-    if chunk.delta_bias is not None:
-        raw = torch.add(raw, chunk.delta_bias, out=work.raw)
-    dt = torch.ops.aten.softplus.out(raw, out=work.dt) if delta_softplus else raw
-    torch.exp2(torch.mul(dt, A2, out=work.decay), out=work.decay)
-    torch.mul(torch.mul(dt, x, out=work.dtx), chunk.B.to(dtype), out=work.h)
-    for before, decay, h in zip(work.h_steps, work.decay_steps, work.h_steps[1:]):
-        h.addcmul_(decay, before)
-    return x, raw, dt
+    n = len(dt)
+    torch.mul(dt, A2, out=decay[:n])
+    torch.exp2(decay[:n], out=decay[:n])
+    torch.mul(dtx, B, out=h[1 : n + 1])
+    for t in range(n):
+        h_steps[t + 1].addcmul_(decay_steps[t], h_steps[t])
 
 
-def _prepare(u, delta, A, B, C, D, z, delta_bias):
-    """The inputs, A as (s, e), and what has no length in the state's dtype; A times log2(e); that dtype."""
-    dtype = _state_dtype(u, delta, A, B, C)
-    A = A.to(dtype).t().contiguous()
-    D, delta_bias = (None if x is None else x.to(dtype) for x in (D, delta_bias))
-    return _PerInput(u, delta, A, B, C, D, z, delta_bias), A * LOG2_E, dtype
+def _slab_inputs(u, delta, z, delta_bias, delta_softplus, rows, dtype):
+    """x (that is u), delta before softplus, Δ, and the gate or None, of some rows, shape (b, l, e) each."""
+    raw = _by_step(delta, rows, dtype)
+    if delta_bias is not None:
+        raw = raw + delta_bias.to(dtype)
+    dt = F.softplus(raw) if delta_softplus else raw
+    return _by_step(u, rows, dtype), raw, dt, None if z is None else _by_step(z, rows, dtype)
 
 
-class _Workspace:
-    """The slabs of a call, and buffers for one chunk of one slab."""
-
-    def __init__(self, u, s, dtype, backward):
-        """
-        Slabs have so many rows that a step outweighs the cost of its call, and no more, that a chunk may stay in the
-        cache: on CPU 1 MiB of fp32 a thread for each buffer. Accelerators have more to fill.
-        """
-        b, e, l = u.shape
-        elements_per_step = 2**14 * torch.get_num_threads() if u.device.type == "cpu" else 2**20
-        size = max(1, min(b, elements_per_step // max(1, s * e)))
-        self.slabs = [slice(start, min(start + size, b)) for start in range(0, b if l else 0, size)]
-        n = min(l, CHUNK)
-        self.h = u.new_empty(n + 1, size, s, e, dtype=dtype)
-        self.wide = u.new_empty(3 if backward else 1, n, size, s, e, dtype=dtype)
-        self.narrow = u.new_empty(6 if backward else 5, n, size, 1, e, dtype=dtype)
-        self.carry = u.new_empty(size, s, e, dtype=dtype)
-        self._views = {}
-
-    def views(self, rows, n):
-        """The buffers cut to some rows and n steps, (n, b, s, e) and (n, b, 1, e): kept, as making views is slow."""
-        b = rows.stop - rows.start
-        if (b, n) not in self._views:
-            h, wide, narrow = self.h[: n + 1, :b], self.wide[:, :n, :b], self.narrow[:, :n, :b]
-            views = SimpleNamespace(h_before=h[:-1], h=h[1:], h_steps=h.unbind(), carry=self.carry[:b])
-            views.__dict__.update(zip(("decay", "g", "scratch"), wide))
-            views.__dict__.update(zip(("raw", "dt", "dtx", "o", "gate", "grad_dtx"), narrow))
-            views.decay_steps = views.decay.unbind()
-            views.g_steps = views.g.unbind() if len(wide) > 1 else None
-            self._views[b, n] = views
-        return self._views[b, n]
+def _by_step(x, rows, dtype):
+    """Some rows of x (b, k, l) as (b, l, k): not a copy if x has the layout of a (b, l, k) tensor and the dtype."""
+    x = x[rows].transpose(1, 2).to(dtype)
+    return x if x.stride(2) == 1 else x.contiguous()
 
 
-def _empty_grad(x, dtype):
-    """What has a length is filled chunk by chunk; the rest are sums, taken in the state's precision."""
-    return _like(x) if x.dim() == 3 else _like(x, dtype).zero_()
+def _per_channel(x):
+    """x (b, l, e) -> views of CHUNK steps each, shape (t, b, 1, e)"""
+    return x.transpose(0, 1).unsqueeze(2).split(CHUNK)
 
 
-def _ready(x, dtype):
-    """x in `dtype` with its channels side by side: not a copy if x is a view of (b, l, e) memory in that dtype."""
-    x = x.to(dtype)
-    return x if x.stride(-1) == 1 else x.contiguous()
-
-
-def _chunks(per_input, rows):
-    """Cuts what has a length to some rows and into chunks, shape (t, b, 1, e) or (t, b, s, 1); repeats the rest."""
-    cut = {"B": _state_chunks, "C": _state_chunks}
-    columns = (
-        repeat(x) if x is None or x.dim() < 3 else cut.get(name, _channel_chunks)(x, rows)
-        for name, x in per_input._asdict().items()
-    )
-    return map(_PerInput._make, zip(*columns))
-
-
-def _channel_chunks(x, rows):
-    return x[rows].permute(2, 0, 1).unsqueeze(2).split(CHUNK)  # (t, b, 1, e) each
-
-
-def _state_chunks(x, rows):
-    return x[rows].permute(2, 0, 1).unsqueeze(3).split(CHUNK)  # (t, b, s, 1) each
+def _per_state(x):
+    """x (b, l, s) -> views of CHUNK steps each, shape (t, b, s, 1)"""
+    return x.transpose(0, 1).unsqueeze(3).split(CHUNK)
 
 
 def _transposed(x):
@@ -374,23 +360,36 @@ def _like(x, dtype=None):
     return _transposed(x.new_empty(_transposed(x).shape, dtype=dtype))
 
 
+def _grad_like(x, sum_dtype):
+    """What has a length is filled slab by slab; the rest are sums, taken in the state's precision."""
+    return _like(x) if x.dim() == 3 else _like(x, sum_dtype).zero_()
+
+
+def _slabs(u, s):
+    """
+    Cuts the batch into slabs of so many rows that a step outweighs the cost of its call, and no more, that a chunk may
+    stay in the cache: on CPU 1 MiB of fp32 a thread for each work tensor. Accelerators have more to fill.
+    """
+    b, e, l = u.shape
+    elements_per_step = 2**14 * torch.get_num_threads() if u.device.type == "cpu" else 2**20
+    size = max(1, min(b, elements_per_step // max(1, s * e)))
+    return [slice(start, min(start + size, b)) for start in range(0, b if l else 0, size)], size
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Kernels as operators: one node for torch.compile and torch.export, whatever the length
 
 
 KERNELS = {"torch": (torch_forward, torch_backward)}  # implementation -> forward, backward
-
-
-_INPUTS = (
-    "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, bool softplus"
-)
+_INPUTS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
+_INPUTS += "bool delta_softplus, str implementation"
 
 
 def _register_op(name, schema, function, fake, backward=None, setup_context=None):
     """
     Registers an operator, or returns the one that has the name already: with two copies of this file in one process
     (two checkpoints, say), torch would otherwise let the second silently replace the first under its users. So the
-    name's version must change whenever the operator's meaning does.
+    name's version must change with the operator's meaning or schema (compile caches go by name too) and with KERNELS.
     """
     if not hasattr(torch.ops.hf_mamba, name):
         op = torch.library.custom_op(f"hf_mamba::{name}", function, mutates_args=(), schema=schema)
@@ -418,18 +417,17 @@ def _training_fake(u, delta, A, B, C, *_):
     return _like(u), states
 
 
-def _gradients(*inputs):
-    grads = KERNELS[inputs[-1]][1](*inputs[:-1])
+def _gradients(grad_y, states, needs, *inputs):
+    grads = KERNELS[inputs[-1]][1](grad_y, *inputs[:-1], states, needs)
     return [grad for grad in grads if grad is not None]
 
 
-def _gradients_fake(grad_y, *inputs):
-    needs = inputs[-2]
+def _gradients_fake(grad_y, states, needs, *inputs):
     return [_like(x) for x, needed in zip(inputs, needs) if needed]
 
 
 def _setup_context(ctx, inputs, output):
-    *tensors, ctx.softplus, ctx.implementation = inputs
+    *tensors, ctx.delta_softplus, ctx.implementation = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)  # or the kept states would get a gradient of zeros, as large as they are
     ctx.save_for_backward(*tensors, output[1])
@@ -437,27 +435,15 @@ def _setup_context(ctx, inputs, output):
 
 def _training_backward(ctx, grad_y, _):
     *tensors, states = ctx.saved_tensors
-    needs = [bool(needed) and grad_y is not None for needed in ctx.needs_input_grad[:8]]
+    needs = [bool(needed) and grad_y is not None for needed in ctx.needs_input_grad[: len(tensors)]]
     grads = iter(())
     if any(needs):
-        grads = iter(_gradients_op(grad_y, *tensors, ctx.softplus, states, needs, ctx.implementation))
+        grads = iter(_gradients_op(grad_y, states, needs, *tensors, ctx.delta_softplus, ctx.implementation))
     return (*(next(grads) if needed else None for needed in needs), None, None)
 
 
-_inference_op = _register_op(
-    "selective_scan_v1", f"({_INPUTS}, str implementation) -> Tensor", _inference, _inference_fake
-)
-_gradients_op = _register_op(
-    "selective_scan_gradients_v1",
-    f"(Tensor grad_y, {_INPUTS}, Tensor states, bool[] needs, str implementation) -> Tensor[]",
-    _gradients,
-    _gradients_fake,
-)
-_training_op = _register_op(
-    "selective_scan_training_v1",
-    f"({_INPUTS}, str implementation) -> (Tensor, Tensor)",
-    _training,
-    _training_fake,
-    _training_backward,
-    _setup_context,
-)
+_inference_op = _register_op("selective_scan_v1", f"({_INPUTS}) -> Tensor", _inference, _inference_fake)
+_gradients_schema = f"(Tensor grad_y, Tensor states, bool[] needs, {_INPUTS}) -> Tensor[]"
+_gradients_op = _register_op("selective_scan_backward_v1", _gradients_schema, _gradients, _gradients_fake)
+_training_ops = (_training, _training_fake, _training_backward, _setup_context)
+_training_op = _register_op("selective_scan_training_v1", f"({_INPUTS}) -> (Tensor, Tensor)", *_training_ops)
