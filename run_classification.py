@@ -30,6 +30,7 @@ if __package__ in (None, ""):  # run as a script: this very folder is the packag
 from accelerate.utils import broadcast_object_list
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, Trainer, set_seed
+from transformers.trainer_callback import ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
 from .classification.arguments import parse_arguments
@@ -37,7 +38,7 @@ from .classification.builtin_data import write_builtin_posts
 from .classification.data import PostCollator, check_images, load_posts
 from .classification.metrics import compute_metrics_for_trainer
 from .classification.output_dir import prepare_output_dir
-from .classification.reports import summary, write_model_card, write_predictions, write_results
+from .classification.reports import ReadableProgress, summary, write_model_card, write_predictions, write_results
 from .classification.vocabulary import train_wordpiece
 from .configuration_hf_mamba import HFMambaConfig
 from .modeling_hf_mamba import HFMambaForSequenceClassification
@@ -188,7 +189,7 @@ def new_processor_and_model(model_args, data_args, posts):
 def build_trainer(posts, processor, model, data_args, training_args):
     """transformers' Trainer over the posts."""
     training_args.label_names = ["labels"]
-    return Trainer(
+    trainer = Trainer(
         model=model,
         args=training_args,
         train_dataset=posts.splits.get("train") if training_args.do_train else None,
@@ -197,6 +198,10 @@ def build_trainer(posts, processor, model, data_args, training_args):
         processing_class=processor,
         compute_metrics=compute_metrics_for_trainer(posts.label_names, posts.majority_label),
     )
+    if not training_args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(ReadableProgress)
+    return trainer
 
 
 def train(trainer, checkpoint):

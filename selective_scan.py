@@ -446,4 +446,4 @@ _inference_op = _register_op("selective_scan_v1", f"({_INPUTS}) -> Tensor", _inf
 _gradients_schema = f"(Tensor grad_y, Tensor states, bool[] needs, {_INPUTS}) -> Tensor[]"
 _gradients_op = _register_op("selective_scan_backward_v1", _gradients_schema, _gradients, _gradients_fake)
 _training_ops = (_training, _training_fake, _training_backward, _setup_context)
-_training_op = _register_op("selective_scan_training_v1", f"({_INPUTS}) -> (Tensor, Tensor)", *_training_ops)
+_training_op = _register_op("selective_scan_with_states_v1", f"({_INPUTS}) -> (Tensor, Tensor)", *_training_ops)

@@ -10,6 +10,7 @@ import torch
 import transformers
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers.trainer_callback import ProgressCallback
 
 from .output_dir import RESULTS_FILE
 
@@ -26,6 +27,19 @@ SHOWN = {
     "f1": "F1",
     "majority_accuracy": "majority class",
 }
+
+
+class ReadableProgress(ProgressCallback):
+    """Trainer's progress bars, with a line a pass for people in place of the logged dicts."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero or self.training_bar is None:
+            return
+        names = {"loss": "training loss", "eval_loss": "validation loss", "eval_accuracy": "validation accuracy"}
+        parts = [f"{name} {logs[key]:.4f}" for key, name in names.items() if key in logs]
+        if parts:
+            total = f"{state.num_train_epochs:g}" if state.num_train_epochs else "?"
+            self.training_bar.write(f"pass {logs['epoch']:.4g} of {total}: {', '.join(parts)}")
 
 
 def write_predictions(path, ids, logits, label_names, labels=None):

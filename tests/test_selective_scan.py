@@ -260,7 +260,7 @@ def test_compiled_whole_is_eager():
 
 def test_operators_pass_torchs_own_checks():
     inputs = [x.requires_grad_() for x in make_inputs(b=1, e=3, l=CHUNK + 1, s=2).values()]
-    for op in (torch.ops.hf_mamba.selective_scan_v1, torch.ops.hf_mamba.selective_scan_training_v1):
+    for op in (torch.ops.hf_mamba.selective_scan_v1, torch.ops.hf_mamba.selective_scan_with_states_v1):
         utilities = ("test_schema", "test_faketensor")
         torch.library.opcheck(op.default, (*inputs, True, "torch"), test_utils=utilities)
 
