@@ -29,28 +29,29 @@ if __package__ in (None, ""):  # run as a script: this very folder is the packag
 
 from accelerate.utils import broadcast_object_list
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoTokenizer, Trainer, set_seed
+from transformers import Trainer, set_seed
 from transformers.trainer_callback import ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
 from .classification.arguments import parse_arguments
 from .classification.builtin_data import write_builtin_posts
+from .classification.checkpoints import load_checkpoint, majority_label_of, new_processor_and_model
 from .classification.data import PostCollator, check_images, load_posts
 from .classification.metrics import compute_metrics_for_trainer
-from .classification.output_dir import prepare_output_dir
-from .classification.reports import ReadableProgress, summary, write_model_card, write_predictions, write_results
-from .classification.vocabulary import train_wordpiece
-from .configuration_hf_mamba import HFMambaConfig
-from .modeling_hf_mamba import HFMambaForSequenceClassification
-from .processing_hf_mamba import HFMambaImageProcessor, HFMambaProcessor, build_wordpiece_tokenizer
+from .classification.output_dir import PREDICTIONS_FILE, check_output_dir, start_run
+from .classification.reports import (
+    SHOWN,
+    ReadableProgress,
+    summary,
+    write_model_card,
+    write_predictions,
+    write_results,
+)
 
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("hf_mamba.run_classification")  # also when run as a script
 
 BUILTIN = "builtin"  # the --dataset_name of the posts this project draws itself
-
-# Config fields that may differ from the loaded checkpoint's: they have no weights.
-_FREE_FIELDS = {"hidden_dropout", "classifier_dropout", "label_smoothing", "class_weights"}
 
 
 def main(argv=None):
@@ -60,13 +61,15 @@ def main(argv=None):
     set_up_logging(training_args)
 
     checkpoint = [None]  # to resume from; the main process decides, for it also writes
-    if training_args.do_train and training_args.process_index == 0:
-        checkpoint = [prepare_output_dir(training_args, recipe)]
+    if training_args.process_index == 0:
+        checkpoint = [check_output_dir(training_args, model_args.model_name_or_path, recipe)]
     checkpoint = broadcast_object_list(checkpoint)[0]
     posts, processor, model = load_everything(model_args, data_args, training_args)
-    trainer = build_trainer(posts, processor, model, data_args, training_args)
+    trainer = build_trainer(posts, processor, model, model_args, training_args)
+    if training_args.do_train and checkpoint is None and trainer.is_world_process_zero():
+        start_run(training_args, recipe)
 
-    train_metrics = train(trainer, checkpoint) if training_args.do_train else {}
+    train_metrics = train(trainer, posts, checkpoint) if training_args.do_train else {}
     metrics_of_split = {}
     if training_args.do_eval:
         metrics_of_split["validation"] = evaluate(trainer, posts)
@@ -96,7 +99,7 @@ def main(argv=None):
             )
         )
     if training_args.push_to_hub:
-        trainer.push_to_hub()
+        push(trainer)
     return metrics_of_split
 
 
@@ -108,8 +111,13 @@ def check_request(model_args, training_args):
         raise ValueError(
             "--do_eval and --do_predict without --do_train need a trained checkpoint: give --model_name_or_path."
         )
+    if training_args.push_to_hub and not training_args.do_train:
+        raise ValueError("--push_to_hub goes with --do_train. A finished run is shared by `hf upload NAME FOLDER`.")
     if training_args.remove_unused_columns:
         raise ValueError("--remove_unused_columns must stay False: text and images are read when a batch is made.")
+    best = training_args.metric_for_best_model
+    if training_args.load_best_model_at_end and best not in (known := ["loss", *SHOWN]):
+        raise ValueError(f"--metric_for_best_model is {best!r}, but must be one of {', '.join(known)}.")
 
 
 def set_up_logging(training_args):
@@ -120,105 +128,84 @@ def set_up_logging(training_args):
 
 
 def load_everything(model_args, data_args, training_args):
-    """The posts, the processor that turns them into tensors, and the model, in step with each other."""
+    """The posts, the processor that turns them into tensors, and the model."""
     set_seed(training_args.seed)
-    checkpoint, label_names = model_args.model_name_or_path, None
-    if checkpoint is not None:
-        processor, model = load_checkpoint(model_args)
+    label_names = None
+    if model_args.model_name_or_path is not None:
+        processor, model = load_checkpoint(model_args, data_args)
         label_names = [model.config.id2label[i] for i in range(model.config.num_labels)]
     with training_args.main_process_first(desc="posts"):
         if data_args.dataset_name == BUILTIN:
             folder = Path(training_args.output_dir).parent / "builtin_posts"
+            logger.info(f"The built-in posts are in {folder}, drawn there if they aren't yet.")
             data_args.dataset_name = str(write_builtin_posts(folder))
         posts = load_posts(data_args, seed=training_args.seed, label_names=label_names)
+        check_splits(posts, training_args)
         if training_args.process_index == 0:
             check_images(posts, progress=not training_args.disable_tqdm)
-    if checkpoint is None:
+    if model_args.model_name_or_path is None:
         processor, model = new_processor_and_model(model_args, data_args, posts)
     return posts, processor, model
 
 
-def load_checkpoint(model_args):
-    """Processor and model of --model_name_or_path, checked against the other model flags."""
-    checkpoint = model_args.model_name_or_path
-    try:
-        config = HFMambaConfig.from_pretrained(checkpoint)
-        processor = HFMambaProcessor.from_pretrained(checkpoint)
-    except OSError as error:
+def check_splits(posts, training_args):
+    """Every step needs its split; training without validation posts goes without evaluation."""
+    if training_args.do_eval and "validation" not in posts.splits:
         raise ValueError(
-            f"--model_name_or_path {checkpoint} is neither a checkpoint's folder nor to be had from the Hub: {error}"
-        ) from None
-    if config.model_type != HFMambaConfig.model_type:
-        raise ValueError(f"--model_name_or_path {checkpoint} is a {config.model_type!r} checkpoint, not an HF-Mamba.")
-    overrides = model_args.config_overrides()
-    for name in overrides.keys() - _FREE_FIELDS:
-        if overrides[name] != getattr(config, name):
-            raise ValueError(
-                f"--{name} {overrides[name]} doesn't fit the checkpoint {checkpoint}, which has {name}="
-                f"{getattr(config, name)!r}: leave the flag out, or train a new model without --model_name_or_path."
-            )
-    free = {name: overrides[name] for name in overrides.keys() & _FREE_FIELDS}
-    model = HFMambaForSequenceClassification.from_pretrained(
-        checkpoint, scan_implementation=model_args.scan_implementation, **free
-    )
-    return processor, model
+            "--do_eval needs a validation split: give --validation_file, or --do_predict for a test file."
+        )
+    if training_args.do_predict and "test" not in posts.splits:
+        raise ValueError("--do_predict needs a test split: give --test_file, or a data set that has one.")
+    if training_args.eval_strategy != "no" and "validation" not in posts.splits:
+        logger.info("There are no validation posts: training goes on to its last pass, which is what is saved.")
+        training_args.eval_strategy, training_args.load_best_model_at_end = "no", False
 
 
-def new_processor_and_model(model_args, data_args, posts):
-    """A processor whose vocabulary comes from the training split, and a model of its size with fresh weights."""
-    if data_args.tokenizer_name is not None:
-        tokenizer = AutoTokenizer.from_pretrained(data_args.tokenizer_name, model_max_length=data_args.max_seq_length)
-    else:
-        texts = [text for text in posts.column("train", "text") if text]
-        vocabulary = train_wordpiece(texts, vocab_size=data_args.vocab_size) if texts else ["[PAD]", "[UNK]"]
-        tokenizer = build_wordpiece_tokenizer(vocabulary, max_length=data_args.max_seq_length)
-    config = HFMambaConfig(
-        **model_args.config_overrides(),
-        vocab_size=len(tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
-        id2label=dict(enumerate(posts.label_names)),
-        problem_type="single_label_classification",
-    )
-    image_processor = HFMambaImageProcessor(
-        size={"height": config.image_size, "width": config.image_size}, patch_size=config.patch_size
-    )
-    model = HFMambaForSequenceClassification(config, scan_implementation=model_args.scan_implementation)
-    return HFMambaProcessor(image_processor=image_processor, tokenizer=tokenizer), model
+class PostTrainer(Trainer):
+    """transformers' Trainer, which would replace our model card by one about a fine-tuned text model."""
+
+    def create_model_card(self, *args, **kwargs):
+        """Leaves the card to `write_model_card`."""
 
 
-def build_trainer(posts, processor, model, data_args, training_args):
-    """transformers' Trainer over the posts."""
+def build_trainer(posts, processor, model, model_args, training_args):
+    """The Trainer over the posts."""
+    majority_label = posts.majority_label
+    if majority_label is None:
+        majority_label = majority_label_of(model_args.model_name_or_path, posts.label_names)
     training_args.label_names = ["labels"]
-    trainer = Trainer(
-        model=model,
-        args=training_args,
-        train_dataset=posts.splits.get("train") if training_args.do_train else None,
-        eval_dataset=posts.splits.get("validation"),
-        data_collator=PostCollator(processor, data_args.modalities),
-        processing_class=processor,
-        compute_metrics=compute_metrics_for_trainer(posts.label_names, posts.majority_label),
-    )
+    try:
+        trainer = PostTrainer(
+            model=model,
+            args=training_args,
+            train_dataset=posts.splits.get("train") if training_args.do_train else None,
+            eval_dataset=posts.splits.get("validation"),
+            data_collator=PostCollator(processor),
+            processing_class=processor,
+            compute_metrics=compute_metrics_for_trainer(posts.label_names, majority_label),
+        )
+    except Exception as error:
+        if not training_args.push_to_hub:
+            raise
+        raise ValueError(f"--push_to_hub: the Hub can't be used ({error}). Nothing was trained yet.") from error
     if not training_args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(ReadableProgress)
     return trainer
 
 
-def train(trainer, checkpoint):
+def train(trainer, posts, checkpoint):
     """Trains (from `checkpoint` if there is one) and saves the model, its processor and its code."""
     result = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # else it would push already, before there is a card
     trainer.save_state()
-    trainer.save_metrics("train", result.metrics, combined=False)
-    return result.metrics
+    metrics = {**result.metrics, "train_majority_label": posts.label_names[posts.majority_label]}
+    trainer.save_metrics("train", metrics, combined=False)
+    return metrics
 
 
 def evaluate(trainer, posts):
     """Metrics on the validation split."""
-    if "validation" not in posts.splits:
-        raise ValueError(
-            "--do_eval needs a validation split: give --validation_file, or --do_predict for a test file."
-        )
     metrics = trainer.evaluate(posts.splits["validation"], metric_key_prefix="validation")
     trainer.save_metrics("validation", metrics, combined=False)
     return without_prefix(metrics, "validation")
@@ -226,13 +213,11 @@ def evaluate(trainer, posts):
 
 def predict(trainer, posts):
     """Predictions of the test split in a csv file, and metrics where its labels are known."""
-    if "test" not in posts.splits:
-        raise ValueError("--do_predict needs a test split: give --test_file, or a data set that has one.")
     test = posts.splits["test"]
     output = trainer.predict(test, metric_key_prefix="test")
     labels = posts.column("test", "label") if "label" in test.column_names else None
     if trainer.is_world_process_zero():
-        path = Path(trainer.args.output_dir) / "predictions.csv"
+        path = Path(trainer.args.output_dir) / PREDICTIONS_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         write_predictions(path, posts.column("test", "id"), output.predictions, posts.label_names, labels)
     if labels is None:
@@ -246,6 +231,18 @@ def without_prefix(metrics, prefix):
     return {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}
 
 
+def push(trainer):
+    """Uploads the output folder: weights, config, processor, code, card, results and recipe."""
+    try:
+        trainer.push_to_hub()
+    except Exception as error:
+        folder = trainer.args.output_dir
+        raise ValueError(
+            f"--push_to_hub failed ({error}). Nothing is lost, the run is in {folder}: upload it by "
+            f"`hf upload {trainer.args.hub_model_id or 'NAME'} {folder}`."
+        ) from error
+
+
 def run():
     """The command line: what a user can mend is one line and exit code 1, never a traceback."""
     try:
@@ -253,8 +250,10 @@ def run():
     except (ValueError, OSError, StrictDataclassError) as error:
         if os.environ.get("HF_MAMBA_TRACEBACK"):
             raise
-        message = str(error).strip()
-        raise SystemExit(f"error: {message}") from None
+        raise SystemExit(f"error: {str(error).strip()}") from None
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command resumes from the last checkpoint.", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,8 +25,8 @@ RECIPES_FOLDER = Path(__file__).parent.parent / "recipes"
 
 # Config fields that the data decide, so that no flag sets them.
 _FROM_DATA = ("vocab_size", "pad_token_id")
-# Would delete the run that is to be repeated.
-_NOT_IN_RECIPE = ("overwrite_output_dir",)
+# Would delete the run that is to be repeated; and a secret, which must never lie beside a checkpoint.
+_NOT_IN_RECIPE = ("overwrite_output_dir", "hub_token")
 
 
 def _config_flag(config_field):
@@ -97,10 +98,26 @@ class ClassificationTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Leave at False: the collator needs all"})
 
     def __post_init__(self):
-        if not self.do_train:  # an eval strategy would switch --do_eval on
-            self.eval_strategy, self.save_strategy, self.load_best_model_at_end = "no", "no", False
+        self.output_dir = expand_variables("output_dir", self.output_dir)
+        if not self.do_train:
+            self.save_strategy = "no"
+        if not self.do_train or self.eval_strategy == "no":
+            self.eval_strategy, self.load_best_model_at_end = "no", False
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()  # else it only warns
+        if self.ddp_find_unused_parameters is None:  # a batch, or all data, may lack a modality and so its stack
+            self.ddp_find_unused_parameters = True
+        if self.hub_token is not None:  # Trainer would save it with the checkpoint; the Hub's client reads it here
+            os.environ["HF_TOKEN"], self.hub_token = self.hub_token, None
+        do_eval = self.do_eval
         super().__post_init__()
+        self.do_eval = do_eval  # an eval strategy switches it on, which is not what was asked
+
+
+class _Parser(HfArgumentParser):
+    """Mistakes in flags are told like all others, instead of by a page of usage."""
+
+    def error(self, message):
+        raise ValueError(f"{message}. `run_classification.py --help` lists the flags.")
 
 
 def parse_arguments(argv):
@@ -112,10 +129,10 @@ def parse_arguments(argv):
         that the run repeats from it.
 
     Raises:
-        ValueError, FileNotFoundError: a recipe that is missing, malformed or has a key that is no flag.
-        SystemExit: a flag that argparse refuses.
+        ValueError, FileNotFoundError: a recipe that is missing, malformed or has a key that is no flag; a flag with a
+            value that it can't have.
     """
-    parser = HfArgumentParser(
+    parser = _Parser(
         (ModelArguments, DataArguments, ClassificationTrainingArguments),
         prog="run_classification.py",
         usage="%(prog)s [recipe.yaml] [--flag value ...]",
@@ -124,14 +141,39 @@ def parse_arguments(argv):
     )
     argv = list(argv)
     if argv and not argv[0].startswith("-"):
-        parser.set_defaults(**read_recipe(find_recipe(argv.pop(0))))
+        path = find_recipe(argv[0])
+        recipe_argv = as_argv(read_recipe(path))
+        try:
+            parser.parse_known_args(recipe_argv)
+        except ValueError as error:
+            raise ValueError(f"Recipe {path}: {error}") from None
+        argv = [*recipe_argv, *argv[1:]]  # what comes later wins
     arguments = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     recipe = effective_recipe(parser, argv, *arguments)
     for arg in arguments[:2]:  # a recipe may name its data as $HF_MAMBA_DATA/...; what is saved keeps the name
         for f in dataclasses.fields(arg):
             if isinstance(value := getattr(arg, f.name), str):
-                setattr(arg, f.name, os.path.expandvars(value))
+                setattr(arg, f.name, expand_variables(f.name, value))
     return (*arguments, recipe)
+
+
+def as_argv(recipe):
+    """A recipe as command-line flags, so that both are checked alike."""
+    argv = []
+    for name, value in recipe.items():
+        if isinstance(value, list):
+            argv += [f"--{name}", *map(str, value)] if value else []
+        elif value is not None:
+            argv.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
+    return argv
+
+
+def expand_variables(flag, value):
+    """$NAME in a flag's value as the environment has it."""
+    value = os.path.expandvars(value)
+    if unset := re.search(r"\$(\w+|\{\w+\})", value):
+        raise ValueError(f"--{flag} {value}: the environment variable {unset[1].strip('{}')} is not set. Set it.")
+    return value
 
 
 def effective_recipe(parser, argv, model_args, data_args, training_args):
@@ -142,7 +184,7 @@ def effective_recipe(parser, argv, model_args, data_args, training_args):
     ours = [f.name for f in dataclasses.fields(training_args) if f.name in type(training_args).__annotations__]
     given = [action.dest for action in parser._actions if set(action.option_strings) & {a.split("=")[0] for a in argv}]
     recipe = {f.name: getattr(args, f.name) for args in (data_args, model_args) for f in dataclasses.fields(args)}
-    for name in [*ours, "seed", *given, *parser._defaults]:
+    for name in [*ours, "seed", *given]:
         if name not in recipe and name not in _NOT_IN_RECIPE:
             value = getattr(training_args, name)
             recipe[name] = getattr(value, "value", value)  # enums by their value
@@ -152,7 +194,9 @@ def effective_recipe(parser, argv, model_args, data_args, training_args):
 def find_recipe(name):
     """A recipe by its path, or by its bare name among the project's own."""
     path = Path(name)
-    candidates = [path, RECIPES_FOLDER / path.name, *(RECIPES_FOLDER / (path.name + s) for s in RECIPE_SUFFIXES)]
+    candidates = [path]
+    if path.parent == Path("."):
+        candidates += [RECIPES_FOLDER / name, *(RECIPES_FOLDER / (name + suffix) for suffix in RECIPE_SUFFIXES)]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
@@ -186,7 +230,7 @@ def read_recipe(path, _seen=()):
             raise ValueError(f"Recipe {path}: {key!r} is no flag.{hint}")
     if base is None:
         return recipe
-    base_path = path.parent / base
+    base_path = path.parent / str(base)
     if not base_path.is_file():
         raise FileNotFoundError(f"Recipe {path} has `base: {base}`, but there is no file {base_path}.")
     return {**read_recipe(base_path, (*_seen, path.resolve())), **recipe}

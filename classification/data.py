@@ -61,7 +61,7 @@ class DataArguments:
         default=None, metadata={"help": f"Column of the posts' ids. {_USUAL}, else the row's number"}
     )
     modalities: str = field(default="text,image", metadata={"help": "text,image or only one: the other is dropped"})
-    max_seq_length: int = field(default=64, metadata={"help": "Texts are cut to this many tokens"})
+    max_seq_length: int | None = field(default=None, metadata={"help": "Texts are cut to so many tokens. Default: 64"})
     max_images: int | None = field(default=4, metadata={"help": "Pictures used of a post, the first ones; 0: all"})
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many posts only"})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Validate on the first so many posts only"})
@@ -69,7 +69,9 @@ class DataArguments:
     validation_split: float = field(
         default=0.1, metadata={"help": "Share of the training posts set aside where no validation posts are given"}
     )
-    vocab_size: int = field(default=8000, metadata={"help": "Word pieces to learn from the training texts, at most"})
+    vocab_size: int | None = field(
+        default=None, metadata={"help": "Word pieces to learn from the training texts, at most. Default: 8000"}
+    )
     tokenizer_name: str | None = field(
         default=None, metadata={"help": "Name or folder of a tokenizer to use in place of a new vocabulary"}
     )
@@ -157,10 +159,10 @@ def load_posts(args: DataArguments, *, seed: int, label_names: list[str] | None 
 
 
 def _check_numbers(args):
-    for name in ("max_train_samples", "max_eval_samples", "max_predict_samples"):
+    for name in ("max_train_samples", "max_eval_samples", "max_predict_samples", "max_seq_length", "vocab_size"):
         value = getattr(args, name)
         if value is not None and value < 1:
-            raise ValueError(f"--{name} {value}: give 1 or more, or leave it out to use all posts.")
+            raise ValueError(f"--{name} {value}: give 1 or more, or leave it out.")
     if not 0 <= args.validation_split < 1:
         raise ValueError(f"--validation_split {args.validation_split}: give a share of the training posts, 0 to 1.")
     if args.max_images is not None and args.max_images < 0:
@@ -241,15 +243,17 @@ def _keep_first(chosen: dict[str, _Chosen], args: DataArguments):
     flags = {"train": "max_train_samples", "validation": "max_eval_samples", "test": "max_predict_samples"}
     for split, part in chosen.items():
         part.rows = part.rows[: getattr(args, flags[split])]
-    if "train" in chosen:
-        part = chosen["train"]
-        classes = {part.labels[row] for row in part.rows}
-        if len(classes) < 2:
-            cut = f" in the first {len(part.rows)} rows (--max_train_samples)" if args.max_train_samples else ""
-            raise ValueError(
-                f"{part.raw.place} has only one label{cut}: there is nothing to tell apart. Give training posts of "
-                "two labels or more, or name the right column with --label_column_name."
-            )
+        if part.labels is None or len({part.labels[row] for row in part.rows}) > 1:
+            continue
+        cut = f" in the first {len(part.rows)} rows (--{flags[split]})" if getattr(args, flags[split]) else ""
+        what = f"{part.raw.place} has only one label{cut}"
+        if split == "test":
+            logger.warning(f"{what}: its metrics say little.")
+            continue
+        raise ValueError(
+            f"{what}: there is nothing to tell apart. Give {split} posts of two labels or more, or name the right "
+            "column with --label_column_name."
+        )
 
 
 def _build_split(part: _Chosen, columns: dict[str, str], label_names: list[str], args: DataArguments) -> Dataset:
@@ -402,19 +406,17 @@ class PostCollator:
 
     Args:
         processor: an HFMambaProcessor
-        modalities: "text,image", or one of them: the other is left out of every post
 
     Raises:
-        ValueError: a picture that can't be read, with its post's id, or a post that has nothing left.
+        ValueError: a picture that can't be read, with its post's id, or a post that has neither text nor picture.
     """
 
-    def __init__(self, processor, modalities: str | Sequence[str] = MODALITIES):
+    def __init__(self, processor):
         self.processor = processor
-        self.modalities = parse_modalities(modalities)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        texts = [row.get("text") for row in rows] if "text" in self.modalities else None
-        images = [row.get("images") or [] for row in rows] if "image" in self.modalities else None
+        texts = [row.get("text") for row in rows]
+        images = [row.get("images") or [] for row in rows]
         try:
             batch = dict(self.processor(text=texts, images=images, return_tensors="pt"))
         except ValueError as error:
@@ -427,7 +429,7 @@ class PostCollator:
     @staticmethod
     def _named(rows, images, error):
         """The error with the id of the post it is about, found by trying the pictures again."""
-        for row, sources in zip(rows, images or []):
+        for row, sources in zip(rows, images):
             for source in sources:
                 try:
                     load_rgb_image(source)

@@ -80,19 +80,6 @@ def most_common_label(labels: Sequence[int]) -> int:
     return min(counts, key=lambda label: (-counts[label], label))
 
 
-def majority_baseline(train_labels: Sequence[int], eval_labels: Sequence[int]) -> tuple[int, float]:
-    """
-    The label most common in training and the accuracy that always answering it has on `eval_labels`.
-
-    Raises:
-        ValueError: no training or no evaluation labels.
-    """
-    if not len(train_labels) or not len(eval_labels):
-        raise ValueError("The majority baseline needs at least one training label and one evaluation label.")
-    majority = most_common_label(train_labels)
-    return majority, float(np.mean(np.asarray(eval_labels) == majority))
-
-
 def compute_metrics_for_trainer(
     label_names: Sequence[str], majority_label: int | None = None, positive_label: int = 1
 ):

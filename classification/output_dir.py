@@ -1,17 +1,34 @@
 """The output folder of a run: is it fresh, unfinished or finished, and what may be written into it."""
 
+import json
+import logging
 import shutil
 from pathlib import Path
 
 import yaml
-from transformers.trainer_utils import get_last_checkpoint
-from transformers.utils import logging
 
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 RECIPE_FILE = "recipe.yaml"  # written when a run starts
-RESULTS_FILE = "all_results.json"  # written when training has ended
+RESULTS_FILE = "all_results.json"  # written when it has ended
+VALIDATION_FILE = "validation_results.json"
+TEST_FILE = "test_results.json"
+PREDICTIONS_FILE = "predictions.csv"
+
+# What --overwrite_output_dir deletes besides checkpoints; config, code and tokenizer are overwritten in place.
+_WRITTEN_BY_A_RUN = (
+    RECIPE_FILE,
+    RESULTS_FILE,
+    VALIDATION_FILE,
+    TEST_FILE,
+    PREDICTIONS_FILE,
+    "train_results.json",
+    "trainer_state.json",
+    "training_args.bin",
+    "model.safetensors",
+    "README.md",
+)
 
 # Flags that may differ when a run is resumed: they change how it runs, not what comes out.
 _HARMLESS = {
@@ -30,49 +47,85 @@ _HARMLESS = {
     "do_eval",
     "do_predict",
     "hub_model_id",
-    "hub_token",
     "hub_private_repo",
 }
 
 
-def prepare_output_dir(training_args, recipe):
+def check_output_dir(training_args, model_name_or_path, recipe):
     """
-    Decides how a training run meets its output folder, and writes the effective recipe into it.
+    Decides how a command meets its output folder, without changing anything in it.
 
     Args:
-        training_args: ClassificationTrainingArguments; read: output_dir, overwrite_output_dir
+        training_args: ClassificationTrainingArguments; read: output_dir, overwrite_output_dir, do_*
+        model_name_or_path: the checkpoint to start from or to evaluate, or None
         recipe: the effective recipe, a flat dict
 
     Returns:
-        the checkpoint folder to resume from, or None to start from the beginning
+        the checkpoint folder to resume training from, or None
 
     Raises:
-        ValueError: the folder holds a finished run, a run of another recipe, or files that are not ours.
+        ValueError: the folder holds a finished run, a run of another recipe, results that would be overwritten, or
+            files that are not ours.
     """
     folder = Path(training_args.output_dir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output_dir {folder} is a file: give a folder.")
-    checkpoint = None
-    if training_args.overwrite_output_dir:
-        _delete_run(folder)
-    elif folder.is_dir() and any(folder.iterdir()):
-        checkpoint = _checkpoint_to_resume(folder, recipe)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return None
+    if not training_args.do_train:
+        _check_results(folder, training_args)
+        return None
+    if not (folder / RECIPE_FILE).is_file():
+        raise ValueError(
+            f"--output_dir {folder} is not empty and holds no {RECIPE_FILE}, so it is not a run of this script and is "
+            "left alone: give another --output_dir."
+        )
+    if not training_args.overwrite_output_dir:
+        return _checkpoint_to_resume(folder, recipe)
+    if model_name_or_path is not None and Path(model_name_or_path).resolve().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"--overwrite_output_dir would delete {model_name_or_path}, which --model_name_or_path starts from: give "
+            "another --output_dir."
+        )
+    return None
+
+
+def start_run(training_args, recipe):
+    """Deletes what an earlier run left if that was asked, and writes the recipe: the folder now holds this run."""
+    folder = Path(training_args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    if checkpoint is None:
-        (folder / RECIPE_FILE).write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), "utf-8")
-    return checkpoint
+    if training_args.overwrite_output_dir:
+        for path in [*folder.glob("checkpoint-*"), *(folder / name for name in _WRITTEN_BY_A_RUN)]:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    (folder / RECIPE_FILE).write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), "utf-8")
+
+
+def _check_results(folder, training_args):
+    """Evaluation and prediction write into no unfinished run, and over no earlier result unless asked."""
+    if (folder / RECIPE_FILE).is_file() and not (folder / RESULTS_FILE).is_file():
+        raise ValueError(f"--output_dir {folder} holds an unfinished training run: give another --output_dir.")
+    written = [VALIDATION_FILE] if training_args.do_eval else []
+    written += [TEST_FILE, PREDICTIONS_FILE] if training_args.do_predict else []
+    there = [name for name in written if (folder / name).exists()]
+    if there and not training_args.overwrite_output_dir:
+        raise ValueError(
+            f"--output_dir {folder} already holds {' and '.join(there)}: give another --output_dir, or "
+            "--overwrite_output_dir to replace them."
+        )
 
 
 def _checkpoint_to_resume(folder, recipe):
-    """The last checkpoint of an unfinished run of the same recipe in `folder`, None if it has none yet."""
-    start_over = "or --overwrite_output_dir to delete that run and start over, or another --output_dir."
-    if not (folder / RECIPE_FILE).is_file():
-        raise ValueError(
-            f"--output_dir {folder} is not empty and holds no {RECIPE_FILE}, so it is not a run of this script: give "
-            "another --output_dir."
-        )
+    """The last whole checkpoint of an unfinished run of the same recipe in `folder`, None if it has none yet."""
+    start_over = "--overwrite_output_dir to delete that run and start over, or another --output_dir."
     if (folder / RESULTS_FILE).is_file():
-        raise ValueError(f"--output_dir {folder} holds a finished run ({RESULTS_FILE}). Use {start_over[3:]}")
+        raise ValueError(f"--output_dir {folder} holds a finished run ({RESULTS_FILE}). Use {start_over}")
+    checkpoint = _last_whole_checkpoint(folder)
+    if checkpoint is None:
+        logger.warning(f"{folder} holds a run that was stopped before its first checkpoint: starting again.")
+        return None
     earlier = yaml.safe_load((folder / RECIPE_FILE).read_text("utf-8")) or {}
     differing = [
         f"{name}={earlier.get(name)!r} then, {recipe.get(name)!r} now"
@@ -82,30 +135,19 @@ def _checkpoint_to_resume(folder, recipe):
     if differing:
         raise ValueError(
             f"--output_dir {folder} holds an unfinished run of another recipe ({'; '.join(differing)}). Rerun it as "
-            f"`run_classification.py {folder / RECIPE_FILE}` to resume, {start_over}"
+            f"`run_classification.py {folder / RECIPE_FILE}` to resume, or {start_over}"
         )
-    checkpoint = get_last_checkpoint(str(folder))
-    if checkpoint is None:
-        logger.warning(f"{folder} holds a run that was stopped before its first checkpoint: starting it again.")
-    else:
-        logger.warning(f"{folder} holds an unfinished run: resuming from {checkpoint}.")
+    logger.warning(f"{folder} holds an unfinished run: resuming from {checkpoint}.")
     return checkpoint
 
 
-def _delete_run(folder):
-    """Deletes what an earlier run wrote, and nothing else: what it overwrites anyway may stay."""
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
-    if not (folder / RECIPE_FILE).is_file():
-        raise ValueError(
-            f"--overwrite_output_dir: {folder} holds no {RECIPE_FILE}, so it is not a run of this script and is left "
-            "alone. Give another --output_dir, or empty it yourself."
-        )
-    for pattern in ("checkpoint-*", "*_results.json", "trainer_state.json", "*predictions.csv", "*.safetensors"):
-        for path in folder.glob(pattern):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for path in folder.iterdir():
-        if path.name in (RECIPE_FILE, "README.md"):
-            path.unlink()
-    if any(folder.iterdir()):  # config, tokenizer and code are overwritten in place
-        logger.info(f"{folder} holds other files besides the deleted run; they are left.")
+def _last_whole_checkpoint(folder):
+    """The newest checkpoint that was written to its end: trainer_state.json is the last file Trainer writes."""
+    checkpoints = [path for path in folder.glob("checkpoint-*") if path.name.partition("-")[2].isdigit()]
+    for path in sorted(checkpoints, key=lambda path: int(path.name.partition("-")[2]), reverse=True):
+        try:
+            json.loads((path / "trainer_state.json").read_text("utf-8"))
+            return str(path)
+        except (OSError, ValueError):
+            logger.warning(f"{path} was not written to its end and is passed over.")
+    return None

@@ -95,12 +95,15 @@ def metrics_table(metrics_of_split):
     return "\n".join(lines)
 
 
-def results_note(label_names):
+def results_note(metrics_of_split, label_names):
     """What the columns of `metrics_table` mean."""
-    note = "'majority class' is the accuracy of always answering the label most common in training."
-    if len(label_names) == 2:
-        note += f" Precision, recall and F1 are those of the label '{label_names[1]}'."
-    return note
+    shown = {key for metrics in metrics_of_split.values() for key in metrics}
+    notes = []
+    if "majority_accuracy" in shown:
+        notes.append("'majority class' is the accuracy of always answering the label most common in training.")
+    if "f1" in shown:
+        notes.append(f"Precision, recall and F1 are those of the label '{label_names[1]}'.")
+    return " ".join(notes)
 
 
 def summary(metrics_of_split, *, num_parameters, posts, train_metrics, output_dir):
@@ -113,7 +116,7 @@ def summary(metrics_of_split, *, num_parameters, posts, train_metrics, output_di
         lines.append(f"Training took {minutes}:{seconds:02d} minutes, {rate:,.0f} posts per second.")
     if metrics_of_split:
         lines += ["", metrics_table(metrics_of_split), ""]
-        lines.append(results_note(posts.label_names))
+        lines.append(results_note(metrics_of_split, posts.label_names))
     lines.append(f"Everything is in {output_dir}")
     return "\n".join(lines)
 
@@ -150,7 +153,7 @@ def write_model_card(folder, *, model, processor, posts, metrics_of_split, recip
         vocab_size=f"{config.vocab_size:,}",
         max_length=processor.tokenizer.model_max_length,
         results_table=metrics_table(metrics_of_split) if metrics_of_split else "Not evaluated.",
-        results_note=results_note(posts.label_names),
+        results_note=results_note(metrics_of_split, posts.label_names),
         recipe=yaml.safe_dump(shown_recipe, sort_keys=False, allow_unicode=True).strip(),
         seed=seed,
         environment=environment(),

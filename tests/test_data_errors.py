@@ -62,6 +62,7 @@ BAD_FILES = [
     ("t.csv", "text,lbl\na,b\n", {}, ["no label column", "'lbl'", "--label_column_name"]),
     ("t.csv", "foo,label\na,b\n", {}, ["no text or image column", "'foo'", "--text_column_name"]),
     ("t.csv", "text,imgae,label\na,p0.png,b\n", {}, ["'imgae' looks like one", "--image_column_name imgae"]),
+    ("t.jsonl", GOOD, {"max_seq_length": 0}, ["--max_seq_length 0", "1 or more"]),
     ("t.csv", "text,label\na,x\nb,x\n", {"validation_split": 0}, ["t.csv", "only one label", "--label_column_name"]),
     ("t.csv", "text,label\na,x\nb,x\nc,y\n", {"validation_split": 0, "max_train_samples": 2}, ["--max_train_samples"]),
     ("t.csv", "text,label\na,x\nb,\nc,\n", {}, ["t.csv, line 3", "'label'", "2 of 3", "missing"]),

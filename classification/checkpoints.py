@@ -1,0 +1,125 @@
+"""A model and its processor, in step with each other: new ones for the posts at hand, or a checkpoint's."""
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, PreTrainedConfig
+
+from ..configuration_hf_mamba import HFMambaConfig
+from ..modeling_hf_mamba import HFMambaForSequenceClassification
+from ..processing_hf_mamba import HFMambaImageProcessor, HFMambaProcessor, build_wordpiece_tokenizer
+from .output_dir import RESULTS_FILE
+from .vocabulary import train_wordpiece
+
+
+# Config fields that may differ from the loaded checkpoint's: they have no weights.
+_FREE_FIELDS = {"hidden_dropout", "classifier_dropout", "label_smoothing", "class_weights"}
+
+DEFAULT_MAX_SEQ_LENGTH, DEFAULT_VOCAB_SIZE = 64, 8000
+
+
+def load_checkpoint(model_args, data_args):
+    """
+    Processor and model of --model_name_or_path.
+
+    Raises:
+        ValueError: no checkpoint there, of another type of model, with parts that don't fit each other, or that the
+            other flags contradict.
+    """
+    name = model_args.model_name_or_path
+    with _named(name):
+        model_type = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
+    if model_type != HFMambaConfig.model_type:
+        raise ValueError(f"--model_name_or_path {name} is a {model_type!r} checkpoint, not an HF-Mamba.")
+    with _named(name):
+        processor = HFMambaProcessor.from_pretrained(name)
+        config = HFMambaConfig.from_pretrained(name)
+    overrides = _check_flags(name, config, processor, model_args, data_args)
+    with _named(name):
+        model, loaded = HFMambaForSequenceClassification.from_pretrained(
+            name, scan_implementation=model_args.scan_implementation, output_loading_info=True, **overrides
+        )
+    wrong = {kind: sorted(map(str, keys)) for kind, keys in loaded.items() if keys and kind.endswith("_keys")}
+    if wrong:
+        found = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(keys[:3])}" for kind, keys in wrong.items())
+        raise ValueError(
+            f"--model_name_or_path {name}: its weights don't fit its config.json ({found}). Use a whole checkpoint as "
+            "save_pretrained wrote it."
+        )
+    return processor, model
+
+
+@contextmanager
+def _named(checkpoint):
+    """Says of whatever the libraries raise which checkpoint it is about."""
+    try:
+        yield
+    except (OSError, RuntimeError, TypeError, ValueError, SafetensorError, StrictDataclassError) as error:
+        raise ValueError(f"--model_name_or_path {checkpoint} can't be loaded as a checkpoint: {error}") from error
+
+
+def _check_flags(name, config, processor, model_args, data_args):
+    """Checks config, processor and flags against each other. Returns the overrides of fields without weights."""
+    size, patch_size = processor.image_processor.size["height"], processor.image_processor.patch_size
+    if (size, patch_size) != (config.image_size, config.patch_size):
+        raise ValueError(
+            f"--model_name_or_path {name}: its processor makes images of {size} pixels in patches of {patch_size}, "
+            f"but its config.json expects {config.image_size} and {config.patch_size}. Use a whole checkpoint."
+        )
+    has = {"max_seq_length": processor.tokenizer.model_max_length, "vocab_size": None, "tokenizer_name": None}
+    asked = {flag: value for flag in has if (value := getattr(data_args, flag)) is not None}
+    overrides = model_args.config_overrides()
+    for flag in overrides.keys() - _FREE_FIELDS:
+        asked[flag], has[flag] = overrides[flag], getattr(config, flag)
+    for flag, value in asked.items():
+        if value != has[flag]:
+            which = f"which has {flag}={has[flag]!r}" if has[flag] is not None else "which has its own vocabulary"
+            raise ValueError(
+                f"--{flag} {value} doesn't fit the checkpoint {name}, {which}: leave the flag out, or train a new "
+                "model without --model_name_or_path."
+            )
+    return {flag: overrides[flag] for flag in overrides.keys() & _FREE_FIELDS}
+
+
+def new_processor_and_model(model_args, data_args, posts):
+    """A processor whose vocabulary comes from the training split, and a model of its size with fresh weights."""
+    tokenizer = _new_tokenizer(data_args, posts)
+    config = HFMambaConfig(
+        **model_args.config_overrides(),
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        id2label=dict(enumerate(posts.label_names)),
+        problem_type="single_label_classification",
+    )
+    image_processor = HFMambaImageProcessor(
+        size={"height": config.image_size, "width": config.image_size}, patch_size=config.patch_size
+    )
+    model = HFMambaForSequenceClassification(config, scan_implementation=model_args.scan_implementation)
+    return HFMambaProcessor(image_processor=image_processor, tokenizer=tokenizer), model
+
+
+def _new_tokenizer(data_args, posts):
+    max_length = data_args.max_seq_length or DEFAULT_MAX_SEQ_LENGTH
+    name = data_args.tokenizer_name
+    if name is None:
+        texts = [text for text in posts.column("train", "text") if text]
+        vocab_size = data_args.vocab_size or DEFAULT_VOCAB_SIZE
+        vocabulary = train_wordpiece(texts, vocab_size=vocab_size) if texts else ["[PAD]", "[UNK]"]
+        return build_wordpiece_tokenizer(vocabulary, max_length=max_length)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, model_max_length=max_length)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--tokenizer_name {name} can't be loaded as a tokenizer: {error}") from error
+    if tokenizer.pad_token_id is None:
+        raise ValueError(f"--tokenizer_name {name} has no padding token, which batches need: give it one and save it.")
+    return tokenizer
+
+
+def majority_label_of(checkpoint, label_names):
+    """The id of the label most common in a checkpoint's training, as its results say; None if they don't."""
+    path = Path(checkpoint) / RESULTS_FILE
+    name = json.loads(path.read_text("utf-8")).get("train_majority_label") if path.is_file() else None
+    return label_names.index(name) if name in label_names else None
