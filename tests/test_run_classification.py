@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,75 +10,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import yaml
 from huggingface_hub import HfApi, ModelCard
-from safetensors.torch import load_file
-from transformers import Trainer, TrainerCallback
+from running import SMALL, assert_same_weights, command, refused
+from transformers import Trainer
 
 from hf_mamba import HFMambaForSequenceClassification, HFMambaProcessor, run_classification
-from hf_mamba.classification.builtin_data import write_builtin_posts
 from hf_mamba.classification.data import DataArguments, PostCollator, load_posts
 
 
 ROOT = Path(run_classification.__file__).parent
-TINY = {
-    "image_size": 32,
-    "patch_size": 16,
-    "hidden_size": 16,
-    "state_size": 4,
-    "num_text_layers": 1,
-    "num_image_layers": 1,
-    "num_fusion_layers": 1,
-    "max_seq_length": 16,
-    "vocab_size": 500,
-    "num_train_epochs": 2,
-    "per_device_train_batch_size": 8,
-    "disable_tqdm": True,
-    "use_cpu": True,
-}
-SMALL = [f"--{name}={value}" for name, value in TINY.items()]
-ALL_STEPS = ["--do_train", "--do_eval", "--do_predict"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """48 + 16 + 16 small built-in posts."""
-    path = tmp_path_factory.mktemp("data") / "posts"
-    return write_builtin_posts(path, train=48, validation=16, test=16, image_size=32, progress=False)
-
-
-@pytest.fixture(scope="module")
-def finished(folder, tmp_path_factory):
-    """A finished run and the metrics it returned."""
-    output_dir = tmp_path_factory.mktemp("run") / "finished"
-    metrics = run_classification.main([*command(folder, output_dir)])
-    return output_dir, metrics
-
-
-def command(folder, output_dir, *flags, steps=ALL_STEPS):
-    return [*steps, *SMALL, "--dataset_name", str(folder), "--output_dir", str(output_dir), *map(str, flags)]
-
-
-def refused(monkeypatch, argv):
-    """The one line that the command line says of a mistake; as a string it makes the exit code 1."""
-    monkeypatch.setattr(sys, "argv", ["run_classification.py", *map(str, argv)])
-    with pytest.raises(SystemExit) as stop:
-        run_classification.run()
-    assert stop.value.code.startswith("error: ")
-    return stop.value.code
-
-
-def weights(output_dir):
-    return load_file(Path(output_dir) / "model.safetensors")
-
-
-def assert_same_weights(first, second):
-    first, second = weights(first), weights(second)
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
-
-
 # --- what a run leaves
 
 
@@ -237,112 +176,7 @@ def test_unlabelled_posts_are_predicted(finished, folder, tmp_path):
     assert [line.split(",")[1:4] for line in lines] == [line.split(",")[1:4] for line in expected]
 
 
-class StopAt(TrainerCallback):
-    """Interrupts training the way a pulled plug would, after a step."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
-
-
-def interrupt_at(monkeypatch, step, argv):
-    build_trainer = run_classification.build_trainer
-
-    def build(*args):
-        trainer = build_trainer(*args)
-        trainer.add_callback(StopAt(step))
-        return trainer
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run_classification, "build_trainer", build)
-        with pytest.raises(KeyboardInterrupt):
-            run_classification.main(argv)
-
-
-def test_an_interrupted_run_resumes_to_bit_identical_weights(folder, tmp_path, monkeypatch, caplog):
-    flags = ["--save_strategy", "steps", "--eval_strategy", "steps", "--save_steps", 4, "--eval_steps", 4]
-    run_classification.main(command(folder, tmp_path / "whole", *flags))
-    interrupt_at(monkeypatch, 7, command(folder, tmp_path / "stopped", *flags))
-    assert not (tmp_path / "stopped" / "all_results.json").exists()
-    with caplog.at_level("INFO", logger="hf_mamba"):
-        run_classification.main(command(folder, tmp_path / "stopped", *flags))
-    assert "resuming from" in caplog.text and "checkpoint-4" in caplog.text
-    assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
-
-
-def test_a_run_stopped_before_its_first_checkpoint_starts_again(folder, tmp_path, monkeypatch, caplog):
-    interrupt_at(monkeypatch, 2, command(folder, tmp_path / "out"))
-    run_classification.main(command(folder, tmp_path / "out"))
-    assert "before its first checkpoint" in caplog.text
-
-
 # --- what it refuses
-
-
-def test_a_finished_run_is_not_overwritten_unless_asked(finished, folder, monkeypatch):
-    output_dir, _ = finished
-    before = {path: path.stat().st_mtime_ns for path in output_dir.rglob("*")}
-    message = refused(monkeypatch, command(folder, output_dir))
-    assert "finished run" in message and "--overwrite_output_dir" in message
-    assert {path: path.stat().st_mtime_ns for path in output_dir.rglob("*")} == before
-
-
-def test_overwriting_deletes_the_run_and_leaves_the_rest(folder, tmp_path):
-    out = tmp_path / "out"
-    run_classification.main(command(folder, out))
-    for name in ("notes.txt", "my_predictions.csv", "checkpoints.md"):
-        (out / name).write_text("mine")
-    run_classification.main(command(folder, out, "--overwrite_output_dir", "--num_train_epochs", 1))
-    for name in ("notes.txt", "my_predictions.csv", "checkpoints.md"):
-        assert (out / name).read_text() == "mine"
-    assert yaml.safe_load((out / "recipe.yaml").read_text())["num_train_epochs"] == 1
-    assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-6"]
-
-
-@pytest.mark.parametrize("flags", [["--label_column_name", "lable"], ["--image_size", "30"], ["--model_name_or_path"]])
-def test_overwriting_deletes_nothing_when_the_request_is_wrong(flags, finished, folder, monkeypatch):
-    output_dir, _ = finished
-    flags = [*flags, output_dir] if flags == ["--model_name_or_path"] else flags
-    before = {path: path.stat().st_mtime_ns for path in output_dir.rglob("*")}
-    refused(monkeypatch, command(folder, output_dir, "--overwrite_output_dir", *flags))
-    assert {path: path.stat().st_mtime_ns for path in output_dir.rglob("*")} == before
-
-
-def test_a_mistake_leaves_the_output_folder_free(folder, tmp_path, monkeypatch):
-    refused(monkeypatch, command(folder, tmp_path / "out", "--label_column_name", "lable"))
-    run_classification.main(command(folder, tmp_path / "out", "--num_train_epochs", 1))
-
-
-def test_an_unfinished_run_of_another_recipe_is_not_resumed(folder, tmp_path, monkeypatch):
-    interrupt_at(monkeypatch, 7, command(folder, tmp_path / "out"))
-    message = refused(monkeypatch, command(folder, tmp_path / "out", "--learning_rate", 0.5))
-    assert "learning_rate=0.001 then, 0.5 now" in message
-
-
-def test_a_checkpoint_cut_off_while_it_was_written_is_passed_over(folder, tmp_path, monkeypatch, caplog):
-    interrupt_at(monkeypatch, 9, command(folder, tmp_path / "out", "--num_train_epochs", 3, "--save_steps", 4,
-                                         "--save_strategy", "steps", "--eval_strategy", "no"))  # fmt: skip
-    (tmp_path / "out" / "checkpoint-8" / "trainer_state.json").write_text('{"epoch": 1.3')
-    run_classification.main([str(tmp_path / "out" / "recipe.yaml")])
-    assert "checkpoint-8 was not written to its end" in caplog.text and "resuming from" in caplog.text
-
-
-def test_a_strangers_folder_is_left_alone(folder, tmp_path, monkeypatch):
-    (tmp_path / "thesis.txt").write_text("years of work")
-    for flags in ([], ["--overwrite_output_dir"]):
-        assert "not a run of this script" in refused(monkeypatch, command(folder, tmp_path, *flags))
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
-
-
-def test_evaluation_overwrites_no_result_and_no_unfinished_run(finished, folder, tmp_path, monkeypatch):
-    output_dir, _ = finished
-    argv = ["--model_name_or_path", output_dir, "--dataset_name", folder, "--use_cpu", "--output_dir"]
-    assert "already holds" in refused(monkeypatch, [*argv, output_dir, "--do_predict"])
-    interrupt_at(monkeypatch, 7, command(folder, tmp_path / "out"))
-    assert "unfinished training run" in refused(monkeypatch, [*argv, tmp_path / "out", "--do_predict"])
 
 
 def test_evaluation_knows_the_majority_of_training(finished, folder, tmp_path):
@@ -393,42 +227,6 @@ def test_a_failed_push_loses_nothing(folder, tmp_path, monkeypatch):
     assert (tmp_path / "out" / "all_results.json").exists()
 
 
-def damage_config(folder, **fields):
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
-
-
-@pytest.mark.parametrize(
-    ("damage", "parts"),
-    [
-        (lambda f: damage_config(f, num_text_layers=2), ["weights don't fit", "text_stack.layers.1"]),
-        (lambda f: damage_config(f, hidden_size=32), ["can't be loaded"]),
-        (lambda f: damage_config(f, image_size=64), ["processor makes images of 32", "expects 64"]),
-        (lambda f: damage_config(f, model_type="bert"), ["'bert' checkpoint"]),
-        (lambda f: damage_config(f, pooling="average"), ["pooling"]),
-        (lambda f: (f / "model.safetensors").write_bytes(b"cut"), ["can't be loaded"]),
-        (lambda f: (f / "tokenizer.json").unlink(), ["can't be loaded"]),
-    ],
-)
-def test_a_damaged_checkpoint_is_named(damage, parts, finished, folder, tmp_path, monkeypatch):
-    copy = tmp_path / "copy"
-    shutil.copytree(finished[0], copy, ignore=shutil.ignore_patterns("checkpoint-*"))
-    damage(copy)
-    argv = ["--model_name_or_path", copy, "--dataset_name", folder, "--do_predict", "--output_dir", tmp_path / "out"]
-    message = refused(monkeypatch, [*argv, "--use_cpu"])
-    for part in parts:
-        assert part in message
-
-
-def test_dropout_may_differ_from_the_checkpoint(finished, folder, tmp_path):
-    argv = ["--model_name_or_path", finished[0], "--hidden_dropout", 0.3, "--scan_implementation", "reference"]
-    flags = [flag for flag in SMALL if flag.split("=")[0] not in ("--max_seq_length", "--vocab_size")]
-    model_args, data_args, _, _ = run_classification.parse_arguments([*map(str, argv), *flags])
-    _, model = run_classification.load_checkpoint(model_args, data_args)
-    assert model.config.hidden_dropout == 0.3
-    assert model.model.text_stack.layers[0].mixer.ssm.scan_implementation == "reference"
-
-
 @pytest.mark.parametrize(
     ("argv", "parts"),
     [
@@ -462,22 +260,6 @@ def test_requests_that_can_not_work(argv, parts, tmp_path, monkeypatch):
 )
 def test_flags_that_do_not_fit(flags, parts, folder, tmp_path, monkeypatch):
     message = refused(monkeypatch, command(folder, tmp_path / "out", *flags))
-    for part in parts:
-        assert part in message
-
-
-@pytest.mark.parametrize(
-    ("flags", "parts"),
-    [
-        (["--hidden_size", 32], ["--hidden_size 32 doesn't fit the checkpoint", "hidden_size=16"]),
-        (["--label_column_name", "text"], ["unknown to the checkpoint", "'sarcastic', 'sincere'"]),
-        (["--max_seq_length", 5], ["--max_seq_length 5 doesn't fit the checkpoint", "max_seq_length=16"]),
-        (["--tokenizer_name", "bert"], ["--tokenizer_name bert doesn't fit", "its own vocabulary"]),
-    ],
-)
-def test_a_checkpoint_that_does_not_fit(flags, parts, finished, folder, tmp_path, monkeypatch):
-    argv = ["--model_name_or_path", finished[0], "--dataset_name", folder, "--do_predict", "--output_dir", tmp_path]
-    message = refused(monkeypatch, [*argv, *flags])
     for part in parts:
         assert part in message
 
@@ -530,3 +312,28 @@ def test_every_recipe_of_the_project_parses(monkeypatch):
     assert recipes
     for recipe in recipes:
         run_classification.parse_arguments([str(recipe), "--use_cpu"])
+
+
+# --- several processes
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_predict_like_one(finished, folder, tmp_path):
+    """13 posts do not divide by two: predictions are complete, in order, and those of one process."""
+    run = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", ROOT / "run_classification.py"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    trained = command(folder, tmp_path / "trained", "--modalities", "text", "--gradient_checkpointing")
+    predicted = [
+        "--model_name_or_path",
+        finished[0],
+        "--test_file",
+        folder / "test" / "metadata.jsonl",
+        "--do_predict",
+    ]
+    predicted += ["--max_predict_samples", "13", "--use_cpu", "--output_dir", tmp_path / "predicted"]
+    for argv in (trained, predicted):
+        process = subprocess.run([*map(str, [*run, *argv])], env=environment, capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr
+    one, two = ((path / "predictions.csv").read_text().splitlines() for path in (finished[0], tmp_path / "predicted"))
+    assert two == one[:14]
+    assert ModelCard.load(tmp_path / "trained" / "README.md")

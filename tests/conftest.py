@@ -1,0 +1,22 @@
+"""A small set of built-in posts and a finished run on it, made once."""
+
+import pytest
+from running import command
+
+from hf_mamba import run_classification
+from hf_mamba.classification.builtin_data import write_builtin_posts
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """48 + 16 + 16 small built-in posts."""
+    path = tmp_path_factory.mktemp("data") / "posts"
+    return write_builtin_posts(path, train=48, validation=16, test=16, image_size=32, progress=False)
+
+
+@pytest.fixture(scope="session")
+def finished(folder, tmp_path_factory):
+    """A finished run and the metrics it returned."""
+    output_dir = tmp_path_factory.mktemp("run") / "finished"
+    metrics = run_classification.main([*command(folder, output_dir)])
+    return output_dir, metrics
