@@ -16,7 +16,6 @@ _MODULE_OF = {
     "HFMambaModel": "modeling_hf_mamba",
     "HFMambaPreTrainedModel": "modeling_hf_mamba",
     "HFMambaProcessor": "processing_hf_mamba",
-    "selective_scan": "selective_scan",
 }
 
 __all__ = ["__version__", *_MODULE_OF]

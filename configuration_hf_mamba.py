@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
-from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.dynamic_module_utils import get_relative_imports
 from transformers.utils import cached_file, logging
 
 
@@ -28,6 +28,8 @@ CHOICES = {
     "fusion": ("hierarchical", "flatten"),
     "backbone": ("mamba", "self_attention", "transformer"),
     "pooling": ("mean_max", "mean", "max", "last"),
+    # transformers declares these, but checks only the fields of the class it decorates
+    "problem_type": ("single_label_classification", "multi_label_classification", "regression", None),
 }
 
 
@@ -38,22 +40,32 @@ def copy_remote_code(folder, name_or_path=None):
     Args:
         folder: where the checkpoint is saved. Modules that already lie there (saving into the checkout) are left.
         name_or_path: the checkpoint this code was loaded from. transformers caches only the modules that were used,
-            so a model loaded without its processor finds the processor's code there.
+            so a model loaded without its processor, or the config alone, finds the rest of the code there.
     """
-    here, folder = Path(__file__).parent, Path(folder)
-    modules = dict.fromkeys(f"{target.partition('.')[0]}.py" for target in AUTO_MAP.values())
-    for module in modules:
-        source = here / module
-        if not source.is_file() and name_or_path:
-            found = cached_file(name_or_path, module, _raise_exceptions_for_missing_entries=False)
-            source = Path(found) if found else source
-        if not source.is_file():
+    folder = Path(folder)
+    modules = list(dict.fromkeys(f"{target.partition('.')[0]}.py" for target in AUTO_MAP.values()))
+    for module in modules:  # which grows by what each one imports
+        source = _find_module(module, name_or_path)
+        if source is None:
             logger.warning(f"{module} was not found beside {__file__}: the checkpoint {folder} is saved without it.")
             continue
-        for file in [source, *map(Path, get_relative_import_files(source))]:
-            target = folder / file.name
-            if not (target.exists() and target.samefile(file)):
-                shutil.copyfile(file, target)
+        imported = [f"{name}.py" for name in get_relative_imports(source)]
+        modules += [name for name in imported if name not in modules]
+        target = folder / module
+        if not (target.exists() and target.samefile(source)):
+            shutil.copyfile(source, target)
+
+
+def _find_module(module, name_or_path):
+    """The file `module` beside this one or, if it isn't there, in the checkpoint; None if it is in neither."""
+    source = Path(__file__).with_name(module)
+    if source.is_file():
+        return source
+    try:
+        found = cached_file(name_or_path, module) if name_or_path else None
+    except OSError:  # the checkpoint has no such file, is gone, or can't be reached now
+        found = None
+    return found and Path(found)
 
 
 @strict

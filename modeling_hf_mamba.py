@@ -3,7 +3,7 @@ HF-Mamba in PyTorch: posts made of text and images, classified by a hierarchy of
 
 After "HF-Mamba: Improving Multimodal Classification via Hierarchical Fusion based on Mamba" (Ren et al.). The file
 follows the paper's section 2 from top to bottom: input sequences, Mamba block, hierarchical fusion, classifier. The
-recurrence itself is in selective_scan.py.
+recurrence itself is in selective_scan.py, what keeps padding away from it in packed_sequence.py.
 
 Glossary (shapes stand at the end of tensor lines):
     b: posts in the batch                         d: hidden size (`config.hidden_size`)
@@ -16,7 +16,6 @@ processing_hf_mamba.py).
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -29,48 +28,12 @@ from transformers.utils import can_return_tuple
 
 from .causal_conv import causal_conv_silu
 from .configuration_hf_mamba import HFMambaConfig
+from .packed_sequence import PackedSequence, as_mask, pool, take_positions
 from .selective_scan import resolve_scan_implementation, selective_scan
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Section 2.1, input sequences
-
-
-@dataclass
-class PackedSequence:
-    """
-    A batch of sequences with the real positions of every row moved to its front, in order, so that padding is at the
-    end whatever side, gap or amount it had. A causal recurrence then never meets padding, and positions count real
-    tokens: what makes logits independent of padding and batch company exact rather than approximate.
-
-    states: the hidden states at every depth so far, shape (b, l, d) each
-    mask: shape (b, l), True at real positions
-    order: shape (b, l), which position of the caller's sequence each one came from
-    """
-
-    states: list
-    mask: torch.Tensor
-    order: torch.Tensor
-
-    @classmethod
-    def pack(cls, hidden_states, mask, order=None):
-        """hidden_states (b, l, d) and mask (b, l) as they come; order: where the caller had them, if not here."""
-        move = torch.argsort(mask.logical_not().to(torch.uint8), dim=1, stable=True)  # (b, l)
-        order = move if order is None else order.gather(1, move)
-        return cls([take_positions(hidden_states, move)], mask.gather(1, move), order)
-
-    def unpack(self, hidden_states):
-        """hidden_states (b, l, d) of this sequence back in the caller's order, zero at padding."""
-        hidden_states = hidden_states.masked_fill(~self.mask[..., None], 0)
-        return take_positions(hidden_states, torch.argsort(self.order, dim=1))
-
-
-def take_positions(hidden_states, index):
-    """hidden_states (b, l, d) at the positions `index` (b, l) of each row."""
-    b, l, d = hidden_states.shape
-    rows = index + l * torch.arange(b, device=index.device)[:, None]  # (b, l)
-    # whole rows by one flat index: faster on CPU, forward and backward, than gather with an index expanded over d
-    return hidden_states.reshape(b * l, d).index_select(0, rows.flatten()).view(b, l, d)
 
 
 def sinusoid(positions, d):
@@ -81,7 +44,12 @@ def sinusoid(positions, d):
 
 
 class HFMambaEmbeddings(nn.Module):
-    """Section 2.1: text tokens to T (b, n, d) and image patches to P (b, m, d), both with positions (Eq. 1 and 2)."""
+    """
+    Section 2.1: text tokens to T (b, n, d) and image patches to P (b, m, d), both with positions (Eq. 1 and 2).
+
+    Positions count real tokens and patches, so `pixel_attention_mask` is for padding and whole images: masking single
+    patches of an image would move the positions of those after them.
+    """
 
     def __init__(self, config: HFMambaConfig):
         super().__init__()
@@ -327,9 +295,8 @@ class HFMambaModel(HFMambaPreTrainedModel):
         resolve_scan_implementation(scan_implementation, torch.device("cpu"))
         self.embeddings = HFMambaEmbeddings(config)
         hierarchical = config.fusion == "hierarchical"
-        num_text_layers, num_image_layers = config.num_text_layers, config.num_image_layers
-        self.text_stack = HFMambaStack(config, num_text_layers, scan_implementation) if hierarchical else None
-        self.image_stack = HFMambaStack(config, num_image_layers, scan_implementation) if hierarchical else None
+        self.text_stack = HFMambaStack(config, config.num_text_layers, scan_implementation) if hierarchical else None
+        self.image_stack = HFMambaStack(config, config.num_image_layers, scan_implementation) if hierarchical else None
         self.segment_embeddings = None
         if hierarchical and config.segment_embeddings == "learned":
             self.segment_embeddings = nn.Embedding(2, config.hidden_size)
@@ -435,33 +402,6 @@ class HFMambaModel(HFMambaPreTrainedModel):
         )
 
 
-def as_mask(name, mask, values):
-    """mask (b, l) as booleans, checked against values (b, l, ...); all True when there is none."""
-    if mask is None:
-        return torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
-    if mask.shape != values.shape[:2]:
-        raise ValueError(f"{name} has shape {tuple(mask.shape)}, but must be {tuple(values.shape[:2])} as its input.")
-    return mask.bool()
-
-
-def pool(z, mask, pooling):
-    """
-    Z (b, l, d) as one vector per row over its real positions: shape (b, d), or (b, 2 * d) for "mean_max". A row
-    without any comes out as zeros. The paper leaves pooling open: mean_max learns fusion where mean and last do not.
-    """
-    mask = mask[..., None]  # (b, l, 1)
-    pooled = []
-    if "mean" in pooling:
-        pooled.append(z.masked_fill(~mask, 0).sum(dim=1) / mask.sum(dim=1).clamp(min=1).to(z.dtype))
-    if "max" in pooling:
-        lowest = torch.finfo(z.dtype).min
-        pooled.append(z.masked_fill(~mask, lowest).amax(dim=1).masked_fill(~mask.any(dim=1), 0))
-    if pooling == "last":
-        last = (mask.sum(dim=1, keepdim=True) - 1).clamp(min=0)  # (b, 1, 1), real positions are in front
-        pooled.append(z.masked_fill(~mask, 0).gather(1, last.expand(-1, -1, z.shape[-1])).squeeze(1))
-    return torch.cat(pooled, dim=-1)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The classifier on Z
 
@@ -553,8 +493,7 @@ class HFMambaForSequenceClassification(HFMambaPreTrainedModel):
         """transformers' own rule for labels of an unnamed problem."""
         if self.num_labels == 1:
             return "regression"
-        is_integer = not labels.dtype.is_floating_point
-        return "single_label_classification" if is_integer else "multi_label_classification"
+        return "multi_label_classification" if labels.dtype.is_floating_point else "single_label_classification"
 
 
 __all__ = ["HFMambaForSequenceClassification", "HFMambaModel", "HFMambaPreTrainedModel"]

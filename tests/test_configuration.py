@@ -1,6 +1,10 @@
 """HFMambaConfig: what it accepts, what it refuses and how, what it saves."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 from huggingface_hub.errors import StrictDataclassError
@@ -16,6 +20,7 @@ from hf_mamba import HFMambaConfig
         ("backbone", "lstm", "'mamba', 'self_attention', 'transformer'"),
         ("gating", "times", "'multiply', 'add'"),
         ("segment_embeddings", "zeros", "'learned', 'none'"),
+        ("problem_type", "regresion", "'multi_label_classification', 'regression', None"),
         ("hidden_size", 63, "62 or 64"),
         ("hidden_size", 0, "1 or more"),
         ("hidden_size", "64", "expected int"),
@@ -86,6 +91,58 @@ def test_auto_map_names_every_class_and_its_module_is_saved(tmp_path):
         module, name = target.split(".")
         assert f"class {name}(" in (tmp_path / f"{module}.py").read_text()
     assert (tmp_path / "selective_scan.py").is_file()  # imported by the model's module
+
+
+FROM_THE_HUB = """
+import shutil, sys
+sys.modules["hf_mamba"] = None  # as if the package were not installed
+from pathlib import Path
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+from transformers.utils import cached_file
+
+hub, snapshot, out = map(Path, sys.argv[1:4])
+
+def download(checkpoint, file, **kwargs):  # as from the Hub: one file at a time, asked for by its name
+    if (hub / file).exists():
+        shutil.copy(hub / file, snapshot)
+    return cached_file(checkpoint, file, **kwargs)
+
+config = AutoConfig.from_pretrained("me/model", trust_remote_code=True)
+code = sys.modules[type(config).__module__]
+assert not Path(code.__file__).with_name("modeling_hf_mamba.py").exists()
+code.cached_file = download
+config.save_pretrained(out)
+assert {path.name for path in hub.iterdir()} == {path.name for path in out.iterdir()}
+for auto in (AutoModel, AutoModelForSequenceClassification) if sys.argv[4] == "None" else ():
+    auto.from_config(AutoConfig.from_pretrained(out, trust_remote_code=True), trust_remote_code=True)
+"""
+
+
+@pytest.mark.parametrize("missing", [None, "causal_conv.py"])
+def test_config_alone_from_the_hub_is_saved_with_all_code(missing, tmp_path):
+    """Loading it has fetched its own module and nothing else; a module that is nowhere is warned about."""
+    hub, out = tmp_path / "hub", tmp_path / "out"
+    snapshot = tmp_path / "cache" / "models--me--model" / "snapshots" / ("0" * 40)
+    HFMambaConfig(hidden_size=16).save_pretrained(hub)
+    snapshot.mkdir(parents=True)
+    for name in ("config.json", "configuration_hf_mamba.py"):
+        shutil.copy(hub / name, snapshot)
+    (refs := snapshot.parents[1] / "refs").mkdir()
+    (refs / "main").write_text(snapshot.name)
+    if missing:
+        (hub / missing).unlink()
+    folders = {"HF_HOME": "home", "HF_HUB_CACHE": "cache", "HF_MODULES_CACHE": "modules"}
+    environment = os.environ | {key: str(tmp_path / folder) for key, folder in folders.items()}
+    done = subprocess.run(
+        [sys.executable, "-c", FROM_THE_HUB, *map(str, (hub, snapshot, out, missing))],
+        env=environment | {"HF_HUB_OFFLINE": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("was not found" in done.stderr) == (missing is not None), done.stderr
+    assert missing is None or f"{missing} was not found" in done.stderr
 
 
 def test_auto_map_is_not_shared_between_configs():

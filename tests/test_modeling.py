@@ -4,11 +4,14 @@ import itertools
 
 import pytest
 import torch
+from torch.nn import functional as F
+from transformers import Trainer, TrainingArguments
 from transformers.models.mamba.modeling_mamba import MambaBlock
 from transformers.models.mamba.modeling_mamba import MambaConfig as TransformersMambaConfig
 
 from hf_mamba import HFMambaConfig, HFMambaForSequenceClassification, HFMambaModel
-from hf_mamba.modeling_hf_mamba import HFMambaBlock, sinusoid
+from hf_mamba.modeling_hf_mamba import HFMambaBlock, HFMambaMixer, sinusoid
+from hf_mamba.selective_scan import selective_scan_reference
 
 
 NUM_LABELS = 3
@@ -164,6 +167,28 @@ def test_hidden_states_stand_where_the_caller_had_them(variant):
         torch.testing.assert_close(outputs.last_hidden_state[row][mask[row]], other[0][0], rtol=0, atol=1e-5)
 
 
+@torch.no_grad()
+def test_every_image_of_a_post_counts_its_patches_from_zero():
+    model = make_model(HFMambaModel)
+    image = make_posts(model.config, texts=[0], images=[1])[0][1]
+    states = model(pixel_values=image.repeat(2, 1)[None], output_hidden_states=True).hidden_states[0]  # embeddings
+    first, second = states[0].chunk(2)
+    torch.testing.assert_close(second, first)
+    assert not torch.allclose(first[0] - first[1], model.embeddings.patch_embeddings(image[0] - image[1]))
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@torch.no_grad()
+def test_only_a_bidirectional_stack_sees_what_follows(bidirectional):
+    model = make_model(HFMambaModel, bidirectional=bidirectional)
+    ids = torch.arange(2, 9)[None]
+    other = ids.clone()
+    other[0, -1] += 20
+    before, after = (model(input_ids=x, output_hidden_states=True).hidden_states[1] for x in (ids, other))
+    same = torch.isclose(before, after, rtol=0, atol=1e-6).all(-1)[0]  # after the text stack, position by position
+    assert not same[-1] and same[:-1].tolist() == [not bidirectional] * 6
+
+
 # --- against other implementations
 
 
@@ -196,6 +221,39 @@ def test_block_equals_transformers_mamba_block():
     torch.testing.assert_close(ours(x, torch.ones(2, 37).bool()), theirs(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("gating", ["multiply", "add"])
+@torch.no_grad()
+def test_mixer_is_equation_7(gating):
+    mixer = make_model(gating=gating).model.text_stack.layers[0].mixer
+    assert type(mixer) is HFMambaMixer
+    hidden_states, ssm = torch.randn(2, 9, 16), mixer.ssm
+    x, z = mixer.in_proj(hidden_states).transpose(1, 2).chunk(2, dim=1)  # (b, e, l) each
+    x = F.silu(F.conv1d(F.pad(x, (3, 0)), ssm.conv1d.weight, ssm.conv1d.bias, groups=32))
+    dt, B, C = (ssm.x_proj.weight @ x).split([1, 4, 4], dim=1)
+    A = -ssm.bias_like.A_log.exp()
+    delta = F.softplus(ssm.dt_proj.weight @ dt + ssm.dt_proj.bias[:, None])
+    y = selective_scan_reference(x, delta, A, B, C, ssm.bias_like.D)
+    y = y * F.silu(z) if gating == "multiply" else y + F.silu(z)
+    expected = mixer.out_proj(y.transpose(1, 2))
+    torch.testing.assert_close(mixer(hidden_states, torch.ones(2, 9).bool()), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "expected"),
+    [
+        ("mean", lambda z: z.mean(1)),
+        ("max", lambda z: z.amax(1)),
+        ("mean_max", lambda z: torch.cat([z.mean(1), z.amax(1)], dim=1)),
+        ("last", lambda z: z[:, -1]),
+    ],
+)
+@torch.no_grad()
+def test_pooling(pooling, expected):
+    model = make_model(HFMambaModel, pooling=pooling)
+    outputs = model(**batch(make_posts(model.config, texts=(6, 6), images=(1, 1))))
+    torch.testing.assert_close(outputs.pooler_output, expected(outputs.last_hidden_state))
+
+
 def test_sinusoid_is_equation_1():
     d, positions = 6, torch.arange(5)
     pe = sinusoid(positions, d)
@@ -223,11 +281,14 @@ def test_single_label_loss(problem_type):
 
 
 @pytest.mark.parametrize("problem_type", ["multi_label_classification", None])
-def test_multi_label_loss(problem_type):
-    model = make_model(problem_type=problem_type)
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 0.5]])
+def test_multi_label_loss(problem_type, weights):
+    """Weights are the labels', not the rows'."""
+    model = make_model(problem_type=problem_type, class_weights=weights)
     labels = torch.tensor([[1.0, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]])
     outputs = model(**loss_inputs(model), labels=labels)
-    torch.testing.assert_close(outputs.loss, torch.nn.BCEWithLogitsLoss()(outputs.logits, labels))
+    expected = torch.nn.BCEWithLogitsLoss(weight=weights and torch.tensor(weights))
+    torch.testing.assert_close(outputs.loss, expected(outputs.logits, labels))
 
 
 @pytest.mark.parametrize("problem_type", ["regression", None])
@@ -266,6 +327,41 @@ def test_gradient_checkpointing_changes_no_gradient(use_reentrant):
     model(**inputs).loss.backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], msg=name)
+
+
+def make_trainer(model, output_dir, rows=None, **arguments):
+    """transformers' own, as any user of a checkpoint would make it."""
+    arguments |= {"output_dir": output_dir, "report_to": "none", "save_strategy": "no", "disable_tqdm": True}
+    arguments = TrainingArguments(use_cpu=True, remove_unused_columns=False, max_steps=1, **arguments)
+    return Trainer(model=model, args=arguments, train_dataset=rows)
+
+
+@pytest.mark.parametrize(("problem_type", "num_labels"), [("multi_label_classification", 3), ("regression", 1)])
+def test_accumulated_gradients_are_those_of_one_batch(problem_type, num_labels, tmp_path):
+    fields = {"problem_type": problem_type, "num_labels": num_labels, "hidden_dropout": 0, "classifier_dropout": 0}
+    weights = []
+    for size in (8, 4):
+        model = make_model(**fields)
+        inputs = batch(make_posts(model.config, texts=[5] * 8, images=[1] * 8))
+        generator = torch.Generator().manual_seed(0)
+        inputs["labels"] = torch.rand(8, num_labels, generator=generator).round()
+        rows = [{name: values[i] for name, values in inputs.items()} for i in range(8)]
+        sgd = {"optim": "sgd", "learning_rate": 0.1, "lr_scheduler_type": "constant", "max_grad_norm": 0}
+        steps = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 8 // size}
+        make_trainer(model, tmp_path, rows, **sgd, **steps).train()
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    untrained = torch.cat([parameter.detach().flatten() for parameter in make_model(**fields).parameters()])
+    assert (weights[0] - untrained).abs().max() > 1e-3
+    torch.testing.assert_close(weights[1], weights[0], rtol=0, atol=1e-6)
+
+
+@each_variant
+def test_a_plain_trainer_decays_weights_alone(variant, tmp_path):
+    """No A_log, no D, no norm, no bias."""
+    model = make_model(**variant)
+    layers = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Embedding)
+    expected = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, layers)}
+    assert {*make_trainer(model, tmp_path).get_decay_parameter_names(model)} == expected
 
 
 def test_initial_values():
