@@ -4,6 +4,7 @@ A recipe is a flat mapping from flag names to values; a `base:` key names anothe
 inherits from. What stands on the command line wins over the recipe, the recipe over the defaults.
 """
 
+import argparse
 import dataclasses
 import difflib
 import json
@@ -23,8 +24,8 @@ from .data import DataArguments
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
 RECIPES_FOLDER = Path(__file__).parent.parent / "recipes"
 
-# Config fields that the data decide, so that no flag sets them.
-_FROM_DATA = ("vocab_size", "pad_token_id")
+# Config fields that the data and the processor (which makes RGB) decide, so that no flag sets them.
+_FROM_DATA = ("vocab_size", "pad_token_id", "num_channels")
 # Would delete the run that is to be repeated; and a secret, which must never lie beside a checkpoint.
 _NOT_IN_RECIPE = ("overwrite_output_dir", "hub_token")
 
@@ -33,9 +34,9 @@ def _config_flag(config_field):
     """A field of HFMambaConfig as a flag: None, the default, leaves it to the config or to the loaded checkpoint."""
     kinds = {bool: bool, int: int, float: float, float | int: float, int | str: str, str: str}
     kind = kinds.get(config_field.type, list[float])  # class_weights is the one list
-    text = f"HFMambaConfig.{config_field.name}, {config_field.default!r} by default"
+    text = f"HFMambaConfig.{config_field.name} (default: {config_field.default!r}, or the loaded checkpoint's)"
     if config_field.name in CHOICES:
-        text += f"; one of {', '.join(CHOICES[config_field.name])}"
+        text += f", one of {', '.join(CHOICES[config_field.name])}"
     return (config_field.name, kind | None, field(default=None, metadata={"help": text}))
 
 
@@ -113,8 +114,22 @@ class ClassificationTrainingArguments(TrainingArguments):
         self.do_eval = do_eval  # an eval strategy switches it on, which is not what was asked
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Says the default of a flag that has one."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 class _Parser(HfArgumentParser):
-    """Mistakes in flags are told like all others, instead of by a page of usage."""
+    """Mistakes in flags are told like all others, not by a page of usage; a bare `--bidirectional` is enough."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, formatter_class=_HelpFormatter, allow_abbrev=False, **kwargs)
+        switches = {f.name for f in CONFIG_FIELDS if f.type is bool}
+        for action in self._actions:
+            if action.dest in switches:
+                action.nargs, action.const = "?", True
 
     def error(self, message):
         raise ValueError(f"{message}. `run_classification.py --help` lists the flags.")
@@ -137,7 +152,6 @@ def parse_arguments(argv):
         prog="run_classification.py",
         usage="%(prog)s [recipe.yaml] [--flag value ...]",
         description="Trains, evaluates and applies HF-Mamba. The recipe is read first, then the flags.",
-        allow_abbrev=False,
     )
     argv = list(argv)
     if argv and not argv[0].startswith("-"):

@@ -282,9 +282,11 @@ def test_a_truncated_picture_is_named_before_training(folder, tmp_path, monkeypa
 def test_a_recipe_inherits_and_flags_win(folder, tmp_path):
     (tmp_path / "base.yaml").write_text("hidden_size: 32\nlearning_rate: 1e-2\nseed: 7\n")
     (tmp_path / "mine.json").write_text(json.dumps({"base": "base.yaml", "hidden_size": 16}))
-    parse = run_classification.parse_arguments
-    model, _, training, recipe = parse([str(tmp_path / "mine.json"), "--seed", "3", "--do_train", "--use_cpu"])
+    flags = ["--seed", "3", "--do_train", "--use_cpu", "--bidirectional", "--class_weights", "1", "2.5"]
+    model, _, training, recipe = run_classification.parse_arguments([str(tmp_path / "mine.json"), *flags])
     assert (model.hidden_size, training.learning_rate, training.seed) == (16, 0.01, 3)
+    assert model.bidirectional is recipe["bidirectional"] is True
+    assert model.class_weights == recipe["class_weights"] == [1.0, 2.5]
     assert (recipe["hidden_size"], recipe["learning_rate"], recipe["seed"]) == (16, 0.01, 3)
 
 
