@@ -63,19 +63,19 @@ class HFMambaEmbeddings(nn.Module):
 
     def forward_text(self, inputs_embeds, mask):
         """The tokens' embeddings (b, n, d) and their mask (b, n) -> T (b, n, d), packed."""
-        inputs_embeds = inputs_embeds * self.scale
+        inputs_embeds = inputs_embeds.masked_fill(~mask[..., None], 0) * self.scale
         positions = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
         return self._add_positions(inputs_embeds, mask, positions)
 
     def forward_image(self, pixel_values, mask):
         """pixel_values (b, m, patch_dim) and their mask (b, m) -> P (b, m, d), packed."""
-        pixel_values = pixel_values.to(self.patch_embeddings.weight.dtype)
+        # padding may hold anything; a NaN there would reach the gradient of the projection
+        pixel_values = pixel_values.to(self.patch_embeddings.weight.dtype).masked_fill(~mask[..., None], 0)
         # every image of a post counts its patches from zero
         positions = torch.arange(pixel_values.shape[1], device=pixel_values.device) % self.num_patches
         return self._add_positions(self.patch_embeddings(pixel_values), mask, positions)
 
     def _add_positions(self, embeddings, mask, positions):
-        embeddings = embeddings.masked_fill(~mask[..., None], 0)  # padding may hold anything, NaN included
         sequence = PackedSequence.pack(embeddings, mask)
         pe = sinusoid(positions, embeddings.shape[-1]).to(embeddings.dtype)  # (l, d)
         sequence.states = [self.dropout(sequence.states[0] + pe)]  # Eq. 2

@@ -119,6 +119,13 @@ def test_masked_images_are_not_seen(variant):
         torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
 
 
+def test_garbage_in_a_masked_image_reaches_no_gradient():
+    model = make_model().train()
+    inputs = batch(make_posts(model.config), fill=float("nan"))
+    model(**inputs, labels=torch.tensor([0, 1, 2, 0])).loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 @torch.no_grad()
 def test_every_part_of_a_post_matters():
     """The complement of the tests above: what is real is seen."""
