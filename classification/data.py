@@ -247,8 +247,9 @@ def _keep_first(chosen: dict[str, _Chosen], args: DataArguments):
             continue
         cut = f" in the first {len(part.rows)} rows (--{flags[split]})" if getattr(args, flags[split]) else ""
         what = f"{part.raw.place} has only one label{cut}"
-        if split == "test":
-            logger.warning(f"{what}: its metrics say little.")
+        cut_from_train = split == "validation" and "train" in chosen and part.raw is chosen["train"].raw
+        if split == "test" or cut_from_train:
+            logger.warning(f"{what} among the {split} posts: their metrics say little.")
             continue
         raise ValueError(
             f"{what}: there is nothing to tell apart. Give {split} posts of two labels or more, or name the right "

@@ -412,12 +412,6 @@ def test_collator_gives_the_models_tensors(folder, processor):
     assert "labels" not in PostCollator(processor)(unlabelled)
 
 
-def test_collator_drops_a_modality(folder, processor):
-    rows = list(load(folder).splits["train"])[:3]
-    assert set(PostCollator(processor, "text")(rows)) == {"input_ids", "attention_mask", "labels"}
-    assert set(PostCollator(processor, "image")(rows)) == {"pixel_values", "pixel_attention_mask", "labels"}
-
-
 def test_collator_names_the_post_of_a_bad_picture(folder, processor):
     rows = list(load(folder).splits["train"])[:3]
     damage(folder / "p1.png", "truncated")
