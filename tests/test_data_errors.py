@@ -129,11 +129,10 @@ def test_unseen_label_names_row_and_known_labels(folder):
 
 def test_a_validation_split_of_one_label_is_refused_a_test_split_warned_about(folder, caplog):
     write_jsonl(folder / "test.jsonl", [row for row in make_rows(4) if row["label"] == make_rows(1)[0]["label"]])
-    load(folder, test_file="test.jsonl")
+    load(folder, train_file="train.jsonl", test_file="test.jsonl")
     assert "test.jsonl has only one label" in caplog.text
-    (folder / "test.jsonl").rename(folder / "validation.jsonl")
-    with pytest.raises(ValueError, match=r"validation\.jsonl has only one label.*--label_column_name"):
-        load(folder)
+    with pytest.raises(ValueError, match=r"test\.jsonl has only one label.*--label_column_name"):
+        load(folder, train_file="train.jsonl", validation_file="test.jsonl")
 
 
 def test_partly_labelled_test_split(folder):
