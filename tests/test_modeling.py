@@ -1,6 +1,7 @@
 """HFMambaModel and its classifier: exactness, variants, losses, dtypes, compilation, saving."""
 
 import itertools
+import shutil
 
 import pytest
 import torch
@@ -421,6 +422,7 @@ def test_compiled_forward_gives_the_same_logits():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch's inductor compiles C++")
 @torch.no_grad()
 def test_inductor_gives_the_same_logits():
     model = make_model(num_image_layers=1)
