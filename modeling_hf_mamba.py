@@ -57,8 +57,8 @@ class HFMambaEmbeddings(nn.Module):
         self.patch_embeddings = nn.Linear(config.patch_dim, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.num_patches = config.num_patches
-        # Token embeddings of std 0.02 would drown under a sinusoid of RMS 0.7. Scaling up (as Vaswani et al. do, by
-        # sqrt(d)) to unit RMS makes the two comparable and leaves initializer_range its usual meaning.
+        # Token embeddings of std 0.02 drown under a sinusoid of RMS 0.7: unscaled, the quickstart stays at chance
+        # (results/). Scaled to unit RMS the two are comparable, as sqrt(d) does for Vaswani et al.
         self.scale = 1.0 / config.initializer_range
 
     def forward_text(self, inputs_embeds, mask):
