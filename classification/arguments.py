@@ -26,8 +26,8 @@ RECIPES_FOLDER = Path(__file__).parent.parent / "recipes"
 
 # Config fields that the data and the processor (which makes RGB) decide, so that no flag sets them.
 _FROM_DATA = ("vocab_size", "pad_token_id", "num_channels")
-# Would delete the run that is to be repeated; and a secret, which must never lie beside a checkpoint.
-_NOT_IN_RECIPE = ("overwrite_output_dir", "hub_token")
+# Would delete the run that is to be repeated.
+_NOT_IN_RECIPE = ("overwrite_output_dir",)
 
 
 def _config_flag(config_field):
@@ -107,7 +107,7 @@ class ClassificationTrainingArguments(TrainingArguments):
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()  # else it only warns
         if self.ddp_find_unused_parameters is None:  # a batch, or all data, may lack a modality and so its stack
             self.ddp_find_unused_parameters = True
-        if self.hub_token is not None:  # Trainer would save it with the checkpoint; the Hub's client reads it here
+        if self.hub_token is not None:  # a secret must not lie beside a checkpoint; the Hub's client reads it here
             os.environ["HF_TOKEN"], self.hub_token = self.hub_token, None
         do_eval = self.do_eval
         super().__post_init__()
