@@ -133,35 +133,65 @@ def write_model_card(folder, *, model, processor, posts, metrics_of_split, recip
         recipe: the effective recipe
         seed: of this run
     """
-    config = model.config
     name = Path(folder).resolve().name
-    blocks = [f"{config.num_text_layers} for text", f"{config.num_image_layers} for images"]
-    blocks = blocks if config.fusion == "hierarchical" else []
-    shown_recipe = {flag: value for flag, value in recipe.items() if flag != "output_dir"}
+    start = recipe.get("model_name_or_path")
     card = ModelCard.from_template(
-        _card_data(name, posts, metrics_of_split),
+        _card_data(name, posts, metrics_of_split, base_model=None if start and Path(start).exists() else start),
         template_path=str(CARD_TEMPLATE),
         name=name,
         repo_id=recipe.get("hub_model_id") or name,
         source=posts.source[0].upper() + posts.source[1:],
-        modalities=recipe.get("modalities", "text,image"),
+        modalities=recipe.get("modalities", "text,image").replace(",", " and "),
         counts=", ".join(f"{len(split):,} {split_name}" for split_name, split in posts.splits.items()),
         label_names=", ".join(f"`{label}`" for label in posts.label_names),
         num_parameters=f"{model.num_parameters():,}",
-        config=config,
-        blocks=", ".join([*blocks, f"{config.num_fusion_layers} for both together"]),
-        vocab_size=f"{config.vocab_size:,}",
+        start=f"trained further from `{_without_folders(start)}`" if start else "trained from scratch",
+        scratch="" if start else ": nothing was pretrained",
+        **_architecture(model.config),
         max_length=processor.tokenizer.model_max_length,
         results_table=metrics_table(metrics_of_split) if metrics_of_split else "Not evaluated.",
         results_note=results_note(metrics_of_split, posts.label_names),
-        recipe=yaml.safe_dump(shown_recipe, sort_keys=False, allow_unicode=True).strip(),
+        recipe=yaml.safe_dump(shareable_recipe(recipe), sort_keys=False, allow_unicode=True).strip(),
         seed=seed,
         environment=environment(),
     )
-    card.save(Path(folder) / "README.md")
+    (Path(folder) / "README.md").write_text(f"{str(card).strip()}\n", "utf-8")
 
 
-def _card_data(name, posts, metrics_of_split):
+def shareable_recipe(recipe):
+    """
+    The recipe without its output folder and without the folders above what it names: these may tell who ran it, and
+    exist on no other machine.
+    """
+    shared = {flag: value for flag, value in recipe.items() if flag != "output_dir"}
+    return {flag: _without_folders(value) if isinstance(value, str) else value for flag, value in shared.items()}
+
+
+def _without_folders(value):
+    """An absolute path as its last part, anything else as it is."""
+    return Path(value).name if Path(value).is_absolute() else value
+
+
+def _architecture(config):
+    """What the card says of the network."""
+    kind = {"mamba": "Mamba", "self_attention": "self-attention", "transformer": "Transformer"}[config.backbone]
+    text = f"An HF-Mamba network: text tokens and image patches pass through one stack of {kind} blocks."
+    blocks = [f"{config.num_fusion_layers} for both together"]
+    if config.fusion == "hierarchical":
+        text = (
+            f"An HF-Mamba network: text tokens and image patches pass through a stack of {kind} blocks each, then "
+            "through one stack over both."
+        )
+        blocks = [f"{config.num_text_layers} for text", f"{config.num_image_layers} for images", *blocks]
+    return {
+        "config": config,
+        "architecture": text,
+        "blocks": ", ".join(blocks),
+        "vocab_size": f"{config.vocab_size:,}",
+    }
+
+
+def _card_data(name, posts, metrics_of_split, base_model=None):
     """The card's metadata; no licence, which is for whoever trained the weights to choose."""
     results = [
         EvalResult(
@@ -182,13 +212,19 @@ def _card_data(name, posts, metrics_of_split):
         pipeline_tag="text-classification",
         tags=["hf_mamba", "mamba", "multimodal", "image-text-classification"],
         model_name=name,
+        base_model=base_model,
         eval_results=results or None,
     )
 
 
+def _cpu():
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+
+
 def environment():
     """Versions and the kind of machine, in a line."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu()
     versions = {
         "Python": platform.python_version(),
         "torch": torch.__version__,
