@@ -10,6 +10,7 @@ import yaml
 
 logger = logging.getLogger(__name__)
 
+PACKAGE = "hf_mamba"
 RECIPE_FILE = "recipe.yaml"  # written when a run starts
 RESULTS_FILE = "all_results.json"  # written when it has ended
 VALIDATION_FILE = "validation_results.json"
@@ -70,6 +71,11 @@ def check_output_dir(training_args, model_name_or_path, recipe):
     folder = Path(training_args.output_dir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output_dir {folder} is a file: give a folder.")
+    if _hides_the_package(folder):
+        raise ValueError(
+            f"--output_dir {folder}: from here, `import {PACKAGE}` would find that folder in place of the package, "
+            "which is installed in editable mode. Give another name."
+        )
     if not folder.is_dir() or not any(folder.iterdir()):
         return None
     if not training_args.do_train:
@@ -88,6 +94,15 @@ def check_output_dir(training_args, model_name_or_path, recipe):
             "another --output_dir."
         )
     return None
+
+
+def _hides_the_package(folder):
+    """
+    A folder of the package's name in the working directory, without an __init__.py: Python prefers it to a package
+    that an editable install maps to a folder of another name, but not to one that was copied into site-packages.
+    """
+    checkout = Path(__file__).parent.parent
+    return folder.resolve() == Path.cwd() / PACKAGE and checkout.name != PACKAGE
 
 
 def start_run(training_args, recipe):

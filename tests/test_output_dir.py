@@ -1,5 +1,7 @@
 """How a command meets its output folder: resumes, refuses, overwrites only what is its own."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from running import assert_same_weights, command, interrupt_at, refused
@@ -77,6 +79,13 @@ def test_a_strangers_folder_is_left_alone(folder, tmp_path, monkeypatch):
     for flags in ([], ["--overwrite_output_dir"]):
         assert "not a run of this script" in refused(monkeypatch, command(folder, tmp_path, *flags))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.skipif(Path(run_classification.__file__).parent.name == "hf_mamba", reason="then it hides nothing")
+def test_a_folder_that_would_hide_an_editable_package_is_refused(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "`import hf_mamba` would find that folder" in refused(monkeypatch, command(folder, "hf_mamba"))
+    run_classification.main(command(folder, "models/hf_mamba", "--num_train_epochs", 1))
 
 
 def test_evaluation_overwrites_no_result_and_no_unfinished_run(finished, folder, tmp_path, monkeypatch):
