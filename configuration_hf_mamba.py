@@ -1,5 +1,9 @@
 """HF-Mamba's hyper-parameters: every one the model has, the paper's values as defaults."""
 
+from .transformers_version import check_transformers_version  # noqa: F401 - before what older versions lack
+
+
+# isort: split
 import math
 import shutil
 from pathlib import Path
@@ -244,6 +248,18 @@ class HFMambaConfig(PreTrainedConfig):
             raise ValueError(f"time_step_rank is {rank!r}, but must be 'auto' or a whole number of 1 or more.")
         if self.class_weights is not None and any(not weight >= 0 for weight in self.class_weights):
             raise ValueError(f"class_weights is {self.class_weights}, but every weight must be 0 or more.")
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """Refuses a checkpoint of another type of model: transformers only warns, and then fails on its fields."""
+        config, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        model_type = config.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} is a {model_type!r} checkpoint, not an HF-Mamba: load it with "
+                "transformers' AutoModel classes."
+            )
+        return config, kwargs
 
     def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
         """

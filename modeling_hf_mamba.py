@@ -15,6 +15,10 @@ What this file does not do: generate text, keep a cache between calls, or read p
 processing_hf_mamba.py).
 """
 
+from .transformers_version import check_transformers_version  # noqa: F401 - before what older versions lack
+
+
+# isort: split
 import math
 
 import torch

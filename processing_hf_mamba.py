@@ -8,6 +8,10 @@ With b posts, n text tokens, m image patches, p patch size, c channels:
     pixel_attention_mask  (b, m)        int64     a row of zeros for a post without image
 """
 
+from .transformers_version import check_transformers_version  # noqa: F401 - before what older versions lack
+
+
+# isort: split
 import base64
 import os
 from collections.abc import Sequence
@@ -421,7 +425,13 @@ class HFMambaProcessor(ProcessorMixin):
         trust = {"trust_remote_code": bool(kwargs.pop("trust_remote_code", None))}
         if not trust["trust_remote_code"]:
             trust["config"] = HFMambaConfig()
-        tokenizer = cls._load_tokenizer_from_pretrained("tokenizer", path, **kwargs, **trust)
+        try:
+            tokenizer = cls._load_tokenizer_from_pretrained("tokenizer", path, **kwargs, **trust)
+        except (ValueError, TypeError, KeyError) as error:  # whose words are about converting tokenizers
+            raise ValueError(
+                f"{path} holds no vocabulary that can be loaded: it should have a sound tokenizer.json, as "
+                "`processor.save_pretrained` writes it"
+            ) from error
         return [HFMambaImageProcessor.from_pretrained(path, **kwargs), tokenizer]
 
 

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedConfig
 from ..configuration_hf_mamba import HFMambaConfig
 from ..modeling_hf_mamba import HFMambaForSequenceClassification
 from ..processing_hf_mamba import HFMambaImageProcessor, HFMambaProcessor, build_wordpiece_tokenizer
+from .hub_errors import explain, find_checkpoint
 from .output_dir import RESULTS_FILE
 from .vocabulary import train_wordpiece
 
@@ -29,11 +30,14 @@ def load_checkpoint(model_args, data_args):
         ValueError: no checkpoint there, of another type of model, with parts that don't fit each other, or that the
             other flags contradict.
     """
-    name = model_args.model_name_or_path
+    name = model_args.model_name_or_path = find_checkpoint(model_args.model_name_or_path)
     with _named(name):
         model_type = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
     if model_type != HFMambaConfig.model_type:
-        raise ValueError(f"--model_name_or_path {name} is a {model_type!r} checkpoint, not an HF-Mamba.")
+        raise ValueError(
+            f"--model_name_or_path {name} is a {model_type!r} checkpoint, not an HF-Mamba: give one that this script "
+            "trained, or leave the flag out to train a new one."
+        )
     with _named(name):
         processor = HFMambaProcessor.from_pretrained(name)
         config = HFMambaConfig.from_pretrained(name)
@@ -58,7 +62,9 @@ def _named(checkpoint):
     try:
         yield
     except (OSError, RuntimeError, TypeError, ValueError, SafetensorError, StrictDataclassError) as error:
-        raise ValueError(f"--model_name_or_path {checkpoint} can't be loaded as a checkpoint: {error}") from error
+        raise ValueError(
+            f"--model_name_or_path {checkpoint} can't be loaded as a checkpoint: {explain(error)}"
+        ) from error
 
 
 def _check_flags(name, config, processor, model_args, data_args):
@@ -112,7 +118,7 @@ def _new_tokenizer(data_args, posts):
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, model_max_length=max_length)
     except (OSError, ValueError) as error:
-        raise ValueError(f"--tokenizer_name {name} can't be loaded as a tokenizer: {error}") from error
+        raise ValueError(f"--tokenizer_name {name} can't be loaded as a tokenizer: {explain(error)}") from error
     if tokenizer.pad_token_id is None:
         raise ValueError(f"--tokenizer_name {name} has no padding token, which batches need: give it one and save it.")
     return tokenizer

@@ -1,0 +1,40 @@
+"""A transformers that this code was not tested with is named first, once, with the fix."""
+
+import ast
+import logging
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from hf_mamba import run_classification
+from hf_mamba.transformers_version import NEXT_MAJOR, OLDEST, check_transformers_version
+
+
+ROOT = Path(run_classification.__file__).parent
+
+
+@pytest.mark.parametrize("version", ["4.57.6", "5.17.0", "5.22.1"])
+def test_an_older_one_is_refused(version):
+    with pytest.raises(ImportError, match=rf"needs transformers 5.23 or newer, but {version} .*pip install '.*<6'"):
+        check_transformers_version(version)
+
+
+def test_a_newer_major_is_warned_about_once(monkeypatch):
+    said = []
+    monkeypatch.setattr(logging.getLogger("transformers"), "warning", lambda message, *_: said.append(message))
+    for version in ("6.1.0", "5.23.0", "5.99.0", "6.1.0", "6.0.0.dev0"):
+        check_transformers_version(version)
+    assert len(said) == 2 and "6.1.0 is installed" in said[0] and "pip install" in said[0]
+
+
+def test_the_package_requires_the_same():
+    requirements = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
+    assert f"transformers>={OLDEST},<{NEXT_MAJOR}" in requirements
+
+
+@pytest.mark.parametrize("module", ["configuration", "modeling", "processing"])
+def test_modules_that_auto_map_names_ask_before_anything_else(module):
+    tree = ast.parse((ROOT / f"{module}_hf_mamba.py").read_text("utf-8"))
+    first = next(node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom)))
+    assert first.level == 1 and first.module == "transformers_version"
