@@ -100,7 +100,11 @@ class UndecayedParameters(nn.Module):
 
 
 class TimeStepProjection(nn.Linear):
-    """From rank r to Δ (before softplus) of e channels; a class of its own for its initial values."""
+    """From rank r to Δ (before softplus) of e channels, with initial values of its own."""
+
+    def forward(self, dt):
+        """dt (b, l, r) -> (b, l, e), without the bias, which the scan adds in fp32."""
+        return F.linear(dt, self.weight)
 
 
 class HFMambaSSM(nn.Module):
@@ -122,7 +126,7 @@ class HFMambaSSM(nn.Module):
         """x (b, l, e) and, to be multiplied in, the gate z (b, l, e) or None -> (b, l, e)."""
         x = causal_conv_silu(x, self.conv1d.weight, self.conv1d.bias)  # (b, l, e)
         dt, B, C = self.x_proj(x).split(self.sizes, dim=-1)  # (b, l, r), (b, l, s), (b, l, s)
-        delta = F.linear(dt, self.dt_proj.weight)  # (b, l, e); its bias and softplus are fused into the scan
+        delta = self.dt_proj(dt)  # (b, l, e); its bias and softplus are fused into the scan
         y = selective_scan(
             x.transpose(1, 2),
             delta.transpose(1, 2),
