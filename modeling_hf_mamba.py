@@ -3,7 +3,8 @@ HF-Mamba in PyTorch: posts made of text and images, classified by a hierarchy of
 
 After "HF-Mamba: Improving Multimodal Classification via Hierarchical Fusion based on Mamba" (Ren et al.). The file
 follows the paper's section 2 from top to bottom: input sequences, Mamba block, hierarchical fusion, classifier. The
-recurrence itself is in selective_scan.py, what keeps padding away from it in packed_sequence.py.
+recurrence itself is in selective_scan.py, what keeps padding away from it in packed_sequence.py, and the mixer of the
+two attention backbones in self_attention.py.
 
 Glossary (shapes stand at the end of tensor lines):
     b: posts in the batch                         d: hidden size (`config.hidden_size`)
@@ -20,6 +21,7 @@ from .transformers_version import check_transformers_version  # noqa: F401 - bef
 
 # isort: split
 import math
+from itertools import zip_longest
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +34,9 @@ from transformers.utils import can_return_tuple
 
 from .causal_conv import causal_conv_silu
 from .configuration_hf_mamba import HFMambaConfig
-from .packed_sequence import PackedSequence, as_mask, pool, take_positions
+from .packed_sequence import PackedSequence, as_mask, block_diagonal, pool, take_positions
 from .selective_scan import resolve_scan_implementation, selective_scan
+from .self_attention import HFMambaAttention
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -156,8 +159,8 @@ class HFMambaMixer(nn.Module):
         self.reverse_ssm = HFMambaSSM(config, scan_implementation) if config.bidirectional else None
         self.out_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
 
-    def forward(self, hidden_states, mask, reverse_index=None):
-        """hidden_states (b, l, d), real positions first -> (b, l, d)"""
+    def forward(self, hidden_states, mask, reverse_index=None, attentions=None):
+        """hidden_states (b, l, d), real positions first -> (b, l, d); there are no `attentions` to append"""
         x, z = self.in_proj(hidden_states).chunk(2, dim=-1)  # (b, l, e) each
         gate = z if self.gating == "multiply" else None
         y = self.ssm(x, gate)
@@ -168,26 +171,6 @@ class HFMambaMixer(nn.Module):
         if self.gating == "add":
             y = y + F.silu(z)
         return self.out_proj(y)
-
-
-class HFMambaAttention(nn.Module):
-    """Bidirectional multi-head self-attention (Vaswani et al.), the mixer of the two backbones of Table 4."""
-
-    def __init__(self, config: HFMambaConfig):
-        super().__init__()
-        self.num_heads = config.num_attention_heads
-        self.qkv_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(self, hidden_states, mask, reverse_index=None):
-        """hidden_states (b, l, d) and its mask (b, l) -> (b, l, d)"""
-        b, l, d = hidden_states.shape
-        qkv = self.qkv_proj(hidden_states).view(b, l, 3, self.num_heads, d // self.num_heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (b, heads, l, d / heads) each
-        # a row without any real position may look everywhere: softmax over nothing would be NaN
-        mask = mask | ~mask.any(dim=1, keepdim=True)
-        y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :])
-        return self.out_proj(y.transpose(1, 2).reshape(b, l, d))
 
 
 class HFMambaBlock(GradientCheckpointingLayer):
@@ -207,9 +190,12 @@ class HFMambaBlock(GradientCheckpointingLayer):
             self.feed_forward_norm = nn.RMSNorm(d, eps=config.rms_norm_eps)
             self.feed_forward = nn.Sequential(nn.Linear(d, 4 * d), nn.GELU(), nn.Linear(4 * d, d))
 
-    def forward(self, hidden_states, mask, reverse_index=None):
-        """hidden_states (b, l, d), its mask (b, l), and the index that reverses it (b, l) -> (b, l, d)"""
-        y = self.mixer(self.norm(hidden_states), mask, reverse_index)
+    def forward(self, hidden_states, mask, reverse_index=None, attentions=None):
+        """
+        hidden_states (b, l, d), its mask (b, l), and the index that reverses it (b, l) -> (b, l, d); attention weights
+        are appended to the list `attentions`, if there is one.
+        """
+        y = self.mixer(self.norm(hidden_states), mask, reverse_index, attentions)
         hidden_states = hidden_states + self.dropout(y)
         if self.feed_forward is not None:
             hidden_states = hidden_states + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_states)))
@@ -225,14 +211,14 @@ class HFMambaStack(nn.Module):
         self.layers = nn.ModuleList(HFMambaBlock(config, scan_implementation) for _ in range(num_layers))
 
     def forward(self, sequence):
-        """Appends the state after each block to a PackedSequence's states."""
+        """Appends the state after each block to a PackedSequence's states, and attention weights if it takes them."""
         mask, reverse_index = sequence.mask, None
         if self.bidirectional:
             position = torch.arange(mask.shape[1], device=mask.device)
             length = mask.sum(dim=1, keepdim=True)  # (b, 1)
             reverse_index = torch.where(position < length, length - 1 - position, position)  # (b, l)
         for layer in self.layers:
-            sequence.states.append(layer(sequence.states[-1], mask, reverse_index))
+            sequence.states.append(layer(sequence.states[-1], mask, reverse_index, sequence.attentions))
         return sequence
 
 
@@ -248,8 +234,12 @@ class HFMambaPreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _no_split_modules = ["HFMambaBlock"]
-    _keep_in_fp32_modules_strict = ["bias_like"]  # A_log decides how long the state remembers: bf16 is too coarse
     _supports_sdpa = True
+
+    def __init__(self, config: HFMambaConfig, *args, **kwargs):
+        super().__init__(config, *args, **kwargs)
+        if config.backbone == "mamba":  # A_log decides how long the state remembers: bf16 is too coarse
+            self._keep_in_fp32_modules_strict = ["bias_like"]
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -327,6 +317,7 @@ class HFMambaModel(HFMambaPreTrainedModel):
         pixel_attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         r"""
@@ -338,29 +329,42 @@ class HFMambaModel(HFMambaPreTrainedModel):
             pixel_attention_mask: shape (b, m), 1 at real patches. None: all are real.
             inputs_embeds: instead of input_ids, shape (b, n, d).
             output_hidden_states: also return T ⊕ P at every depth.
+            output_attentions: also return what attends to what at every depth. Only the attention backbones have
+                such weights, and only with `attn_implementation="eager"`.
 
         Returns:
             `last_hidden_state`: Z of Eq. 11 after the final norm, shape (b, n + m, d): text positions, then patches,
             as they came in; zero at padding. `pooler_output`: shape (b, 2 * d) with mean_max pooling, else (b, d).
             `hidden_states`: shape (b, n + m, d) each: the embeddings, then T ⊕ P after each depth of the modality
             stacks (a shallower stack waits for the deeper one), then after each block of the fusion stack.
+            `attentions`: shape (b, heads, n + m, n + m) each, from row to column, at the same depths but the first;
+            zero at padding, between text and image before the fusion stack, and where a stack waits.
 
         Raises:
             ValueError: no input at all, both of `input_ids` and `inputs_embeds`, or shapes that don't fit.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
         text, image = self._embed(input_ids, attention_mask, pixel_values, pixel_attention_mask, inputs_embeds)
+        for part in filter(None, (text, image)):
+            part.attentions = [] if output_attentions else None
         joined = self._join(self._encode(text, self.text_stack, 0), self._encode(image, self.image_stack, 1))
-        fused = self.fusion_stack(PackedSequence.pack(joined.states[-1], joined.mask, joined.order))  # Eq. 11
+        fused = PackedSequence.pack(joined.states[-1], joined.mask, joined.order)
+        fused.attentions = [] if output_attentions else None
+        fused = self.fusion_stack(fused)  # Eq. 11
         z = self.norm(fused.states[-1])  # (b, l, d)
-        hidden_states = None
+        hidden_states = attentions = None
         if output_hidden_states:
             hidden_states = tuple(map(joined.unpack, joined.states)) + tuple(map(fused.unpack, fused.states[1:]))
+        if output_attentions:
+            attentions = [part.unpack_attention(weights) for part in (joined, fused) for weights in part.attentions]
         return BaseModelOutputWithPooling(
             last_hidden_state=fused.unpack(z),
             pooler_output=pool(z, fused.mask, self.config.pooling),
             hidden_states=hidden_states,
+            attentions=tuple(attentions) if attentions else None,
         )
 
     def _embed(self, input_ids, attention_mask, pixel_values, pixel_attention_mask, inputs_embeds):
@@ -398,15 +402,20 @@ class HFMambaModel(HFMambaPreTrainedModel):
 
     @staticmethod
     def _join(text, image):
-        """T ⊕ P of Eq. 11 at every depth; the shallower of two stacks waits in its last state."""
+        """T ⊕ P of Eq. 11 at every depth; the shallower of two stacks waits in its last state, without attention."""
         if text is None or image is None:
             return image if text is None else text
         depth = max(len(text.states), len(image.states))
         pairs = [[*part.states, *part.states[-1:] * (depth - len(part.states))] for part in (text, image)]
+        attentions = None
+        if text.attentions is not None:
+            sizes = text.mask.shape[1], image.mask.shape[1]
+            attentions = [block_diagonal(pair, sizes) for pair in zip_longest(text.attentions, image.attentions)]
         return PackedSequence(
             states=[torch.cat(pair, dim=1) for pair in zip(*pairs)],  # (b, n + m, d) each
             mask=torch.cat([text.mask, image.mask], dim=1),
             order=torch.cat([text.order, image.order + text.order.shape[1]], dim=1),
+            attentions=attentions,  # (b, h, n + m, n + m) each
         )
 
 
@@ -468,6 +477,7 @@ class HFMambaForSequenceClassification(HFMambaPreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs,
     ) -> SequenceClassifierOutput:
         r"""
@@ -478,7 +488,8 @@ class HFMambaForSequenceClassification(HFMambaPreTrainedModel):
         The other arguments, and what they raise, are those of [`HFMambaModel`].
 
         Returns:
-            `loss` (if labels are given), `logits` (b, num_labels), `hidden_states` as [`HFMambaModel`] gives them.
+            `loss` (if labels are given), `logits` (b, num_labels), and `hidden_states` and `attentions` as
+            [`HFMambaModel`] gives them.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -487,6 +498,7 @@ class HFMambaForSequenceClassification(HFMambaPreTrainedModel):
             pixel_attention_mask=pixel_attention_mask,
             inputs_embeds=inputs_embeds,
             output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
             return_dict=True,
         )
         logits = self.classifier(self.dropout(outputs.pooler_output))  # (b, num_labels)
@@ -495,7 +507,9 @@ class HFMambaForSequenceClassification(HFMambaPreTrainedModel):
             if self.config.problem_type is None:
                 self.config.problem_type = self._problem_type_of(labels)
             loss = classification_loss(logits, labels, self.config)
-        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
 
     def _problem_type_of(self, labels):
         """transformers' own rule for labels of an unnamed problem."""

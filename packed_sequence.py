@@ -19,11 +19,13 @@ class PackedSequence:
     states: the hidden states at every depth so far, shape (b, l, d) each
     mask: shape (b, l), True at real positions
     order: shape (b, l), which position of the caller's sequence each one came from
+    attentions: the attention weights of every block so far, shape (b, h, l, l) each; None where nobody wants them
     """
 
     states: list
     mask: torch.Tensor
     order: torch.Tensor
+    attentions: list | None = None
 
     @classmethod
     def pack(cls, hidden_states, mask, order=None):
@@ -37,6 +39,13 @@ class PackedSequence:
         hidden_states = hidden_states.masked_fill(~self.mask[..., None], 0)
         return take_positions(hidden_states, torch.argsort(self.order, dim=1))
 
+    def unpack_attention(self, weights):
+        """weights (b, h, l, l) from row to column back in the caller's order, zero at padding."""
+        real = self.mask[:, None, :, None] & self.mask[:, None, None, :]  # (b, 1, l, l)
+        weights, index = weights.masked_fill(~real, 0), torch.argsort(self.order, dim=1)  # (b, l)
+        weights = weights.gather(2, index[:, None, :, None].expand_as(weights))
+        return weights.gather(3, index[:, None, None, :].expand_as(weights))
+
 
 def take_positions(hidden_states, index):
     """hidden_states (b, l, d) at the positions `index` (b, l) of each row."""
@@ -44,6 +53,18 @@ def take_positions(hidden_states, index):
     rows = index + l * torch.arange(b, device=index.device)[:, None]  # (b, l)
     # whole rows by one flat index: faster on CPU, forward and backward, than gather with an index expanded over d
     return hidden_states.reshape(b * l, d).index_select(0, rows.flatten()).view(b, l, d)
+
+
+def block_diagonal(pair, sizes):
+    """A pair of attention weights, shape (b, h, n, n) and (b, h, m, m) for sizes n and m, None for zeros, as one."""
+    (first, second), (n, m) = pair, sizes
+    given = second if first is None else first
+    joined = given.new_zeros(*given.shape[:2], n + m, n + m)
+    if first is not None:
+        joined[:, :, :n, :n] = first
+    if second is not None:
+        joined[:, :, n:, n:] = second
+    return joined
 
 
 def as_mask(name, mask, values):
