@@ -397,7 +397,8 @@ class HFMambaModel(HFMambaPreTrainedModel):
         if sequence is not None and stack is not None:
             sequence = stack(sequence)
         if sequence is not None and self.segment_embeddings is not None:
-            sequence.states[-1] = sequence.states[-1] + self.segment_embeddings.weight[segment]
+            index = torch.full((1,), segment, device=sequence.mask.device)
+            sequence.states[-1] = sequence.states[-1] + self.segment_embeddings(index)  # (1, d)
         return sequence
 
     @staticmethod
@@ -458,7 +459,7 @@ class HFMambaForSequenceClassification(HFMambaPreTrainedModel):
         if config.class_weights is not None and len(config.class_weights) != config.num_labels:
             raise ValueError(
                 f"class_weights has {len(config.class_weights)} weights for num_labels={config.num_labels}: "
-                "give one for each label."
+                "give one for each label, or class_weights=None."
             )
         self.num_labels = config.num_labels
         self.model = HFMambaModel(config, scan_implementation)

@@ -63,7 +63,7 @@ class HFMambaModelTestMixin(modeling_common.ModelTesterMixin):
         self.model_tester = HFMambaModelTester(backbone=self.backbone)
 
 
-@without("modeling")
+@without("modeling", "modeling with Mamba blocks")
 class HFMambaModelTest(HFMambaModelTestMixin, unittest.TestCase):
     backbone = "mamba"
     has_attentions = False
