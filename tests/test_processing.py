@@ -267,6 +267,15 @@ def test_a_size_that_makes_no_square_grid_is_refused(kwargs, words, image_proces
         assert all(word in str(error.value) for word in words)
 
 
+def test_instances_share_no_settings():
+    first, second = HFMambaImageProcessor(), HFMambaImageProcessor()
+    first.size["height"] = first.size["width"] = 32
+    first.auto_map["AutoProcessor"] = "elsewhere.Processor"
+    for other in (second, HFMambaImageProcessor()):
+        assert other.size["height"] == HFMambaImageProcessor.size["height"] == 224
+        assert {*other.auto_map} == {"AutoImageProcessor"}
+
+
 def test_what_would_break_the_grid_is_refused(image_processor):
     with pytest.raises(ValueError, match="not supported"):
         image_processor(RGB, do_center_crop=True, crop_size=16)

@@ -50,5 +50,5 @@ def _with_arguments(test, name, arguments):
 
 
 def url_to_local_path(url):
-    """The mixins' pictures and sounds lie on the Hub; the tests that load one are listed as not applicable."""
+    """The mixins' pictures and sounds lie on the Hub; none of the tests that apply to us loads one."""
     return url
