@@ -120,12 +120,12 @@ for auto in (AutoModel, AutoModelForSequenceClassification) if sys.argv[4] == "N
 
 @pytest.mark.parametrize("missing", [None, "causal_conv.py"])
 def test_config_alone_from_the_hub_is_saved_with_all_code(missing, tmp_path):
-    """Loading it has fetched its own module and nothing else; a module that is nowhere is warned about."""
+    """Loading it has fetched its own modules and no others; a module that is nowhere is warned about."""
     hub, out = tmp_path / "hub", tmp_path / "out"
     snapshot = tmp_path / "cache" / "models--me--model" / "snapshots" / ("0" * 40)
     HFMambaConfig(hidden_size=16).save_pretrained(hub)
     snapshot.mkdir(parents=True)
-    for name in ("config.json", "configuration_hf_mamba.py"):
+    for name in ("config.json", "configuration_hf_mamba.py", "transformers_version.py"):
         shutil.copy(hub / name, snapshot)
     (refs := snapshot.parents[1] / "refs").mkdir()
     (refs / "main").write_text(snapshot.name)

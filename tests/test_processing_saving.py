@@ -127,8 +127,9 @@ def test_saving_into_the_folder_of_the_code(tmp_path, monkeypatch):
     source = Path(processing_hf_mamba.__file__)
     folder = tmp_path / "code_in_place"
     folder.mkdir()
-    for name in (source.name, "configuration_hf_mamba.py"):
-        shutil.copy(source.with_name(name), folder)
+    for path in source.parent.glob("*.py"):
+        if path.name != "__init__.py":
+            shutil.copy(path, folder)
     monkeypatch.syspath_prepend(tmp_path)
     module = importlib.import_module("code_in_place.processing_hf_mamba")
     image_processor = module.HFMambaImageProcessor(size=32)
