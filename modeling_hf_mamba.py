@@ -33,6 +33,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
 from .causal_conv import causal_conv_silu
+from .clean_room import check_checkpoint
 from .configuration_hf_mamba import HFMambaConfig
 from .packed_sequence import PackedSequence, as_mask, block_diagonal, pool, take_positions
 from .selective_scan import resolve_scan_implementation, selective_scan
@@ -275,6 +276,12 @@ class HFMambaPreTrainedModel(PreTrainedModel):
         for module in self.modules():
             if isinstance(module, HFMambaSSM):
                 module.scan_implementation = scan_implementation
+
+    def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
+        """The one way to the Hub, for `push_to_hub` and `save_pretrained(push_to_hub=True)`: checked before it."""
+        if not self._hf_peft_config_loaded:  # which saves an adapter alone
+            check_checkpoint(working_dir, model=self, name=f"The model for {repo_id}")
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
 
 class HFMambaModel(HFMambaPreTrainedModel):

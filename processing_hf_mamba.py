@@ -29,6 +29,7 @@ from transformers.image_utils import ChannelDimension, ImageInput, infer_channel
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import logging
 
+from .clean_room import check_checkpoint
 from .configuration_hf_mamba import HFMambaConfig
 
 
@@ -354,6 +355,11 @@ class HFMambaProcessor(ProcessorMixin):
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
         with _code_left_in_place(save_directory, self, self.image_processor):
             return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
+        """The one way to the Hub, for `push_to_hub` and `save_pretrained(push_to_hub=True)`: checked before it."""
+        check_checkpoint(working_dir, processor=self, name=f"The processor for {repo_id}")
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     def __call__(
         self,

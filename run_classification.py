@@ -47,6 +47,7 @@ from .classification.reports import (
     write_predictions,
     write_results,
 )
+from .classification.share import check_may_write, explain_hub_error, share_run
 
 
 logger = logging.getLogger("hf_mamba.run_classification")  # also when run as a script
@@ -98,8 +99,8 @@ def main(argv=None):
                 output_dir=training_args.output_dir,
             )
         )
-    if training_args.push_to_hub:
-        push(trainer)
+        if training_args.push_to_hub:
+            push(trainer, model, processor)
     return metrics_of_split
 
 
@@ -112,7 +113,15 @@ def check_request(model_args, training_args):
             "--do_eval and --do_predict without --do_train need a trained checkpoint: give --model_name_or_path."
         )
     if training_args.push_to_hub and not training_args.do_train:
-        raise ValueError("--push_to_hub goes with --do_train. A finished run is shared by `hf upload NAME FOLDER`.")
+        raise ValueError(
+            "--push_to_hub goes with --do_train. A finished run is shared by `python -m hf_mamba.classification.share "
+            "FOLDER NAME`."
+        )
+    if training_args.push_to_hub and training_args.hub_strategy in ("checkpoint", "all_checkpoints"):
+        raise ValueError(
+            f"--hub_strategy {training_args.hub_strategy.value} would upload during training what is not checked: leave "
+            "it out, --push_to_hub uploads the finished run."
+        )
     if training_args.remove_unused_columns:
         raise ValueError("--remove_unused_columns must stay False: text and images are read when a batch is made.")
     best = training_args.metric_for_best_model
@@ -167,6 +176,17 @@ class PostTrainer(Trainer):
     def create_model_card(self, *args, **kwargs):
         """Leaves the card to `write_model_card`."""
 
+    def init_hf_repo(self, token=None, private=None):
+        """Makes the repo before anything is trained, and finds out whether uploading will be possible."""
+        try:
+            super().init_hf_repo(token=token, private=private)
+            check_may_write(self.hub_model_id)
+        except Exception as error:
+            raise ValueError(f"--push_to_hub: {explain_hub_error(error)} Nothing was trained yet.") from error
+
+    def _push_from_checkpoint(self, *args, **kwargs):
+        """Uploads nothing while training: what leaves has been checked, which `push` does at the end."""
+
 
 def build_trainer(posts, processor, model, model_args, training_args):
     """The Trainer over the posts."""
@@ -174,20 +194,15 @@ def build_trainer(posts, processor, model, model_args, training_args):
     if majority_label is None:
         majority_label = majority_label_of(model_args.model_name_or_path, posts.label_names)
     training_args.label_names = ["labels"]
-    try:
-        trainer = PostTrainer(
-            model=model,
-            args=training_args,
-            train_dataset=posts.splits.get("train") if training_args.do_train else None,
-            eval_dataset=posts.splits.get("validation"),
-            data_collator=PostCollator(processor),
-            processing_class=processor,
-            compute_metrics=compute_metrics_for_trainer(posts.label_names, majority_label),
-        )
-    except Exception as error:
-        if not training_args.push_to_hub:
-            raise
-        raise ValueError(f"--push_to_hub: the Hub can't be used ({error}). Nothing was trained yet.") from error
+    trainer = PostTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=posts.splits.get("train") if training_args.do_train else None,
+        eval_dataset=posts.splits.get("validation"),
+        data_collator=PostCollator(processor),
+        processing_class=processor,
+        compute_metrics=compute_metrics_for_trainer(posts.label_names, majority_label),
+    )
     if not training_args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(ReadableProgress)
@@ -231,16 +246,11 @@ def without_prefix(metrics, prefix):
     return {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}
 
 
-def push(trainer):
-    """Uploads the output folder: weights, config, processor, code, card, results and recipe."""
-    try:
-        trainer.push_to_hub()
-    except Exception as error:
-        folder = trainer.args.output_dir
-        raise ValueError(
-            f"--push_to_hub failed ({error}). Nothing is lost, the run is in {folder}: upload it by "
-            f"`hf upload {trainer.args.hub_model_id or 'NAME'} {folder}`."
-        ) from error
+def push(trainer, model, processor):
+    """Uploads the finished run, if it works for a stranger: weights, config, processor, code, card, results, recipe."""
+    args = trainer.args
+    info = share_run(args.output_dir, model, processor, trainer.hub_model_id, revision=args.hub_revision)
+    logger.info(f"Checked in a fresh process and uploaded: {info.commit_url}")
 
 
 def run():

@@ -126,7 +126,7 @@ class _Parser(HfArgumentParser):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, formatter_class=_HelpFormatter, allow_abbrev=False, **kwargs)
-        switches = {f.name for f in CONFIG_FIELDS if f.type is bool}
+        switches = {"hub_private_repo", *(f.name for f in CONFIG_FIELDS if f.type is bool)}
         for action in self._actions:
             if action.dest in switches:
                 action.nargs, action.const = "?", True

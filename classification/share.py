@@ -1,0 +1,135 @@
+"""
+Sharing a finished run on the Hub: what goes along, and the check before it leaves.
+
+    python -m hf_mamba.classification.share outputs/quickstart                        only checks the folder
+    python -m hf_mamba.classification.share outputs/quickstart me/quickstart          checks and uploads it
+"""
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+from fnmatch import fnmatch
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, HfApi, get_token
+from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
+
+from ..clean_room import check_checkpoint
+from ..modeling_hf_mamba import HFMambaForSequenceClassification, HFMambaModel
+from ..processing_hf_mamba import HFMambaProcessor
+from .output_dir import RECIPE_FILE
+
+
+# What makes up a checkpoint: weights, configs, processor, code, card, results, recipe. Predictions may quote a user's
+# data, training_args.bin is a pickle, and trainer_state.json names folders of this machine: they stay here.
+SHARED = ("*.safetensors", "*.json", "*.py", "*.jinja", "*.txt", "*.model", "README.md", RECIPE_FILE)
+KEPT = ("trainer_state.json", "_*", ".*")
+
+
+def share_run(folder, model, processor, repo_id, *, revision=None, same_code=True):
+    """
+    Checks a run's folder in a clean room and uploads what of it makes up a checkpoint, exactly as it was checked.
+
+    Args:
+        folder: the run's output folder
+        model, processor: what was saved in it; the processor may be None
+        repo_id: the repo, which exists
+        revision: the branch, made if need be; None is main
+        same_code: as in `check_checkpoint`
+
+    Returns:
+        huggingface_hub's CommitInfo
+
+    Raises:
+        ValueError: the check found something, or the Hub refused: one line that says what and what to do.
+    """
+    with tempfile.TemporaryDirectory() as staged:
+        for path in sorted(Path(folder).iterdir()):
+            if path.is_file() and is_shared(path.name):
+                shutil.copyfile(path, Path(staged, path.name))
+        check_checkpoint(staged, model, processor, name=str(folder), same_code=same_code)
+        try:
+            api = HfApi()
+            if revision is not None:
+                api.create_branch(repo_id, branch=revision, exist_ok=True)
+            return api.upload_folder(
+                repo_id=repo_id, folder_path=staged, revision=revision, commit_message="Upload HF-Mamba checkpoint"
+            )
+        except Exception as error:
+            raise ValueError(
+                f"{folder} could not be uploaded: {explain_hub_error(error)} Nothing is lost, the run is in {folder}: "
+                f"upload it by `python -m hf_mamba.classification.share {folder} {repo_id}`."
+            ) from error
+
+
+def check_may_write(repo_id):
+    """Raises what the Hub does to a token without the right to write: a repo that exists is no proof of it."""
+    HfApi().preupload_lfs_files(repo_id, [CommitOperationAdd("README.md", b"\n")])  # only asks how it would be sent
+
+
+def is_shared(name):
+    """Does a file of this name, in a run's folder, go along?"""
+    return any(fnmatch(name, pattern) for pattern in SHARED) and not any(fnmatch(name, pattern) for pattern in KEPT)
+
+
+def explain_hub_error(error):
+    """One line on why the Hub could not be used, with what to do about it."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    log_in = "run `hf auth login`, or set HF_TOKEN to a token that may write, from https://huggingface.co/settings/tokens."
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set: unset it to use the Hub."
+    if status == 401 or isinstance(error, LocalTokenNotFoundError):
+        return f"the Hub {'does not know this token' if get_token() else 'needs a token'}: {log_in}"
+    if status in (403, 404):
+        return f"this token may not write there ({_in_a_line(error)}): name a repo of your own, or {log_in}"
+    return f"the Hub can't be used ({type(error).__name__}: {_in_a_line(error)}): check the connection and try again."
+
+
+def _in_a_line(error):
+    return " ".join(str(error).split())[:300]
+
+
+def load_run(folder):
+    """Model and processor (None if it has none) of a finished run, by the code of this package."""
+    try:
+        config = json.loads(Path(folder, "config.json").read_text("utf-8"))
+        classifier = HFMambaForSequenceClassification.__name__ in (config.get("architectures") or [])
+        model = (HFMambaForSequenceClassification if classifier else HFMambaModel).from_pretrained(folder)
+        has_processor = Path(folder, "processor_config.json").is_file()
+        return model, HFMambaProcessor.from_pretrained(folder) if has_processor else None
+    except Exception as error:  # whatever lies there, and whatever the libraries make of it
+        raise ValueError(
+            f"{folder} can't be loaded as a checkpoint ({type(error).__name__}: {_in_a_line(error)}): give a folder "
+            "that run_classification.py or save_pretrained has written."
+        ) from error
+
+
+def main(argv=None):
+    """The command line: checks, and uploads if a repo is named."""
+    parser = argparse.ArgumentParser(prog="python -m hf_mamba.classification.share", description=__doc__.split("\n")[1])
+    parser.add_argument("folder", help="the output folder of a finished run")
+    parser.add_argument("repo_id", nargs="?", help="where it goes, me/name; without it the folder is only checked")
+    parser.add_argument("--private", action="store_true", help="for a new repo: only its owner sees it")
+    args = parser.parse_args(argv)
+    model, processor = load_run(args.folder)
+    if args.repo_id is None:
+        check_checkpoint(args.folder, model, processor, same_code=False)
+        print(f"{args.folder} works without this package installed: it can be shared.")
+        return
+    try:
+        repo_id = HfApi().create_repo(args.repo_id, private=args.private or None, exist_ok=True).repo_id
+        check_may_write(repo_id)
+    except Exception as error:
+        raise ValueError(f"{args.repo_id}: {explain_hub_error(error)}") from error
+    print(share_run(args.folder, model, processor, repo_id, same_code=False).commit_url)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        if os.environ.get("HF_MAMBA_TRACEBACK"):
+            raise
+        raise SystemExit(f"error: {error}") from None

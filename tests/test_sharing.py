@@ -1,0 +1,261 @@
+"""Sharing over HTTP, with a Hub on loopback: what arrives works for strangers, what would not doesn't leave."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hub_server import running_hub
+from running import command
+
+from hf_mamba import HFMambaForSequenceClassification, HFMambaProcessor
+from hf_mamba.classification import share
+
+
+TOKENS = {"hf_mine": ("me", "write"), "hf_reader": ("me", "read"), "hf_other": ("other", "write")}
+TEXT = ["what a day", "oh great, rain again"]
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with running_hub(TOKENS) as server:
+        yield server
+
+
+def run(hub, home, argv, token="hf_mine"):
+    """A process of its own whose Hub is ours: exit code, last line of stdout, stderr."""
+    environment = {**os.environ, **hub.environment(home, token), "OMP_NUM_THREADS": "1"}
+    home.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run([*map(str, argv)], cwd=home, env=environment, capture_output=True, text=True)
+    return done.returncode, (done.stdout.splitlines() or [""])[-1], done.stderr
+
+
+def python(hub, home, code, *argv, token="hf_mine"):
+    """What a piece of code prints as its last line, read as JSON."""
+    code, line, error = run(hub, home, [sys.executable, "-c", code, *argv], token)
+    assert code == 0, error
+    return json.loads(line)
+
+
+def expected_logits(folder):
+    """What the installed package computes from a folder."""
+    model = HFMambaForSequenceClassification.from_pretrained(folder)
+    inputs = HFMambaProcessor.from_pretrained(folder)(text=TEXT, return_tensors="pt")
+    with torch.no_grad():
+        return model(**inputs).logits
+
+
+def assert_same_logits(found, folder):
+    torch.testing.assert_close(torch.tensor(found), expected_logits(folder), rtol=0, atol=1e-5)
+
+
+# Trains, and before the push that ends the run tries others: with the folder damaged in several ways, put right again.
+PUSH = """
+import json, os, sys
+from pathlib import Path
+import torch
+from safetensors.torch import load_file, save_file
+from hf_mamba import run_classification
+
+messages = {}
+
+def change_code(folder):
+    path = folder / "selective_scan.py"  # a line that no probe post runs
+    path.write_text(path.read_text().replace("def _gradients(grad_y", "def _gradients(grad_z"))
+
+def change_weight(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["model.embeddings.token_embeddings.weight"][-1, 3] += 1e-3  # of a token that is in no probe post
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+def remove_code(folder):
+    (folder / "packed_sequence.py").unlink()
+
+DAMAGE = {change_code: "selective_scan.py", change_weight: "model.safetensors", remove_code: "packed_sequence.py"}
+push = run_classification.push
+
+def push_damaged(trainer, model, processor):
+    folder = Path(trainer.args.output_dir)
+    for damage, name in DAMAGE.items():
+        whole = (folder / name).read_bytes()
+        damage(folder)
+        try:
+            push(trainer, model, processor)
+        except ValueError as error:
+            messages[damage.__name__] = str(error)
+        (folder / name).write_bytes(whole)
+    push(trainer, model, processor)
+
+run_classification.push = push_damaged
+run_classification.main(sys.argv[1:])
+print(json.dumps(messages))
+"""
+
+
+@pytest.fixture(scope="module")
+def pushed(hub, folder, tmp_path_factory):
+    """A run pushed to me/model by the script, and what it said to the damaged ones before."""
+    home = tmp_path_factory.mktemp("pushed")
+    flags = ["--push_to_hub", "--hub_model_id", "me/model", "--hub_private_repo", "--hub_token", "hf_mine"]
+    messages = python(hub, home, PUSH, *command(folder, home / "out", *flags), token=None)
+    return home / "out", messages
+
+
+def test_the_script_pushes_a_whole_checkpoint_once(hub, pushed):
+    output_dir, _ = pushed
+    files = hub.files("me/model")
+    assert hub.repos["me/model"].private
+    assert len(hub.repos["me/model"].commits) == 2  # the initial one, ours: none while training, none of the damaged
+    for name in ("model.safetensors", "config.json", "processor_config.json", "tokenizer.json", "recipe.yaml"):
+        assert name in files
+    assert {"all_results.json", "test_results.json", "README.md"} <= files.keys()
+    assert {path.name for path in output_dir.glob("*.py")} <= files.keys()
+    for name, content in files.items():
+        assert name == ".gitattributes" or content == (output_dir / name).read_bytes()
+        assert b"hf_mine" not in content
+    assert b"## Limits" in files["README.md"] and b'from_pretrained("me/model"' in files["README.md"]
+    assert (output_dir / "predictions.csv").exists() and (output_dir / "training_args.bin").exists()
+    assert not {"predictions.csv", "training_args.bin", "trainer_state.json"} & files.keys()
+    assert not any("/" in name for name in files)  # no checkpoint-*, no optimiser state
+
+
+def test_a_damaged_folder_is_not_pushed(pushed):
+    output_dir, messages = pushed
+    parts = {
+        "change_code": "its selective_scan.py is not the code",
+        "change_weight": "another weight model.embeddings.token_embeddings.weight",
+        "remove_code": "packed_sequence.py",
+    }
+    assert messages.keys() == parts.keys()
+    for damage, message in messages.items():
+        assert message.startswith(f"{output_dir} is no checkpoint to share: ") and "\n" not in message
+        assert parts[damage] in message and "Nothing was uploaded." in message
+
+
+# A stranger with an empty cache loads repos by name; then shares on what it has, all by the checkpoint's own code.
+STRANGER = """
+import json, sys
+sys.modules["hf_mamba"] = None  # as if the package were not installed
+import torch
+from transformers import AutoModelForSequenceClassification, AutoProcessor
+text, target, names = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3:]
+logits = {}
+for name in names:
+    model = AutoModelForSequenceClassification.from_pretrained(name, trust_remote_code=True).eval()
+    processor = AutoProcessor.from_pretrained(name, trust_remote_code=True)
+    with torch.no_grad():
+        logits[name] = model(**processor(text=text, return_tensors="pt")).logits.tolist()
+pushes = []
+if target:
+    kwargs = {"private": True, "commit_message": "Mine"}
+    for part in (model, processor, model):
+        pushes.append(part.push_to_hub(target, **kwargs).oid)
+    pushes.append(model.push_to_hub(target, create_pr=True, tags=["mine"]).pr_url)
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("nan")
+    for push in (model.push_to_hub, lambda name: model.save_pretrained("saved", push_to_hub=True, repo_id=name)):
+        try:
+            push(target)
+        except ValueError as error:
+            pushes.append(str(error))
+print(json.dumps([logits, pushes]))
+"""
+
+
+def test_what_was_pushed_loads_by_name_and_is_shared_on(hub, pushed, tmp_path):
+    """From the script, by `hf upload` and, with the checkpoint's own code, from model and processor."""
+    output_dir, _ = pushed
+    excluded = ["--exclude", "checkpoint-*/*", "--exclude", "predictions.csv", "--exclude", "training_args.bin"]
+    hf = Path(sys.executable).with_name("hf")
+    code, _, error = run(hub, tmp_path / "cli", [hf, "upload", "me/cli", output_dir, "--private", *excluded])
+    assert code == 0, error
+    text = json.dumps(TEXT)
+    logits, pushes = python(hub, tmp_path / "first", STRANGER, text, "me/again", "me/cli", "me/model")
+    for found in logits.values():
+        assert_same_logits(found, output_dir)
+
+    again = hub.repos["me/again"]
+    first, second, unchanged, pull_request, *refusals = pushes
+    assert unchanged == second == again.refs["main"] != first and again.private
+    assert again.messages == ["initial commit", "Mine", "Mine", "Upload model"]
+    assert pull_request.endswith("/me/again/discussions/1") and b"- mine" in hub.files("me/again", "refs/pr/1")["README.md"]
+    assert len(refusals) == 2
+    for message in refusals:
+        assert message.startswith("The model for me/again is no checkpoint to share: its weight model.norm.weight holds NaN")
+    logits, _ = python(hub, tmp_path / "second", STRANGER, text, "", "me/again")
+    assert_same_logits(logits["me/again"], output_dir)
+
+
+PRIVATE = """
+import json, sys
+from transformers import AutoConfig
+messages = []
+for token in (False, "hf_wrong", "hf_other", "hf_mine"):
+    try:
+        messages.append(AutoConfig.from_pretrained("me/model", trust_remote_code=True, token=token).model_type)
+    except OSError as error:
+        messages.append(str(error))
+print(json.dumps(messages))
+"""
+
+
+def test_a_private_repo_needs_its_token(hub, pushed, tmp_path):
+    *refused, loaded = python(hub, tmp_path, PRIVATE, token=None)
+    assert loaded == "hf_mamba"
+    for message in refused:
+        assert "me/model" in message and "hf auth login" in message
+
+
+NO_TOKEN = """
+import json, os, sys
+from hf_mamba import run_classification
+messages = []
+for token, name in (("", "me/new"), ("hf_wrong", "me/new"), ("hf_reader", "me/model"), ("hf_mine", "other/new")):
+    os.environ["HF_TOKEN"] = token
+    sys.argv = ["run_classification.py", *json.loads(os.environ["FLAGS"]), "--hub_model_id", name]
+    try:
+        run_classification.run()
+    except SystemExit as stop:
+        messages.append(stop.code)
+print(json.dumps(messages))
+"""
+
+
+def test_the_script_finds_out_before_training(hub, pushed, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("FLAGS", json.dumps(command(folder, tmp_path / "out", "--push_to_hub")))
+    commits = len(hub.repos["me/model"].commits)
+    messages = python(hub, tmp_path, NO_TOKEN, token=None)
+    parts = ["needs a token", "does not know this token", "may not write", "may not write"]
+    for message, part in zip(messages, parts, strict=True):
+        assert message.startswith("error: --push_to_hub: ") and "\n" not in message
+        assert part in message and "hf auth login" in message and "HF_TOKEN" in message
+        assert "Nothing was trained" in message
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+    assert len(hub.repos["me/model"].commits) == commits and not {"me/new", "other/new"} & hub.repos.keys()
+
+
+def test_a_finished_run_is_shared_by_the_command(hub, pushed, tmp_path):
+    module = [sys.executable, "-m", "hf_mamba.classification.share"]
+    code, line, error = run(hub, tmp_path / "home", [*module, pushed[0], "me/late", "--private"])
+    assert code == 0, error
+    assert line.startswith(f"{hub.endpoint}/me/late/commit/") and hub.repos["me/late"].private
+    assert hub.files("me/late") == hub.files("me/model")
+
+
+def test_the_command_compares_what_is_computed(pushed, tmp_path):
+    """A checkpoint of another version has other code, which is fine as long as it computes the same."""
+    for path in pushed[0].iterdir():
+        if path.is_file():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    module = tmp_path / "packed_sequence.py"
+    module.write_text(module.read_text() + "\n# of another version\n")
+    share.main([str(tmp_path)])
+    module = tmp_path / "modeling_hf_mamba.py"
+    module.write_text(module.read_text().replace("self.dropout(outputs.pooler_output)", "outputs.pooler_output * 1.01"))
+    with pytest.raises(ValueError, match="another logits than what is being shared, by up to"):
+        share.main([str(tmp_path)])
+    with pytest.raises(ValueError, match="can't be loaded as a checkpoint"):
+        share.main([str(tmp_path / "nowhere")])
