@@ -1,9 +1,9 @@
 """
 The check before a checkpoint leaves: does it work for a stranger?
 
-A fresh process with empty caches, offline, in another directory, in which the package hf_mamba can't be imported, loads
-the folder as anyone would and must hold the weights, and compute the outputs, of the model and processor being shared.
-This file, run as a script, is that process; it travels with every checkpoint, so that loaded checkpoints can be shared.
+A fresh process with empty caches, offline, in another directory, in which the package hf_mamba can't be imported,
+loads the folder as anyone would and must hold the weights, and compute the outputs, of the model and processor being
+shared. This file, run as a script, is that process. It travels with every checkpoint: those can be shared on.
 """
 
 import copy
@@ -94,12 +94,15 @@ def _describe_processor(processor, post):
     """The tensors of the probe post, and a fingerprint of the vocabulary."""
     vocabulary = json.dumps(sorted(processor.tokenizer.get_vocab().items()))
     tensors = processor(**post, return_tensors="pt")
-    return {"vocabulary": hashlib.sha256(vocabulary.encode()).hexdigest()} | {f"tensor {k}": v for k, v in tensors.items()}
+    fingerprint = hashlib.sha256(vocabulary.encode()).hexdigest()
+    return {"vocabulary": fingerprint} | {f"tensor {k}": v for k, v in tensors.items()}
 
 
 def _not_finite(names):
     """NaN equals NaN in a fingerprint, but no answer comes out of it."""
-    return f"its weight {names[0]} holds NaN or infinity. Train it again, with a lower learning rate." if names else None
+    if not names:
+        return None
+    return f"its weight {names[0]} holds NaN or infinity. Train it again, with a lower learning rate for one."
 
 
 def _compare_code(folder):
@@ -145,11 +148,12 @@ def _run_in(room, folder):
     if done.returncode == 0:
         return None
     reason = " ".join((done.stdout.strip() or done.stderr.strip()[-300:] or f"exit code {done.returncode}").split())
-    return f"a fresh process without the package can't load it ({reason[:500]}). {_AGAIN}"
+    reason = reason.replace(f"{folder}{os.sep}", "").replace(str(folder), "the folder")[:500]
+    return f"a fresh process without the package can't load it ({reason}). {_AGAIN}"
 
 
 def _be_the_stranger(folder, room):
-    """Loads all that the folder's configs name by transformers' Auto classes, and leaves what they compute in `room`."""
+    """Loads all that the folder's configs name by transformers' Auto classes, and saves what it computes in `room`."""
     sys.modules["hf_mamba"] = None  # importing the package raises ImportError, as where it is not installed
     import transformers
     from transformers.dynamic_module_utils import get_class_from_dynamic_module

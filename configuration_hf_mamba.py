@@ -5,6 +5,7 @@ from .transformers_version import check_transformers_version  # noqa: F401 - bef
 
 # isort: split
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -65,8 +66,10 @@ def _find_module(module, name_or_path):
     source = Path(__file__).with_name(module)
     if source.is_file():
         return source
+    # transformers keeps code from the Hub in a folder named for its commit: the other modules are of that one, too
+    revision = source.parent.name if re.fullmatch("[0-9a-f]{40}", source.parent.name) else None
     try:
-        found = cached_file(name_or_path, module) if name_or_path else None
+        found = cached_file(name_or_path, module, revision=revision) if name_or_path else None
     except OSError:  # the checkpoint has no such file, is gone, or can't be reached now
         found = None
     return found and Path(found)

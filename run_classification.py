@@ -119,8 +119,8 @@ def check_request(model_args, training_args):
         )
     if training_args.push_to_hub and training_args.hub_strategy in ("checkpoint", "all_checkpoints"):
         raise ValueError(
-            f"--hub_strategy {training_args.hub_strategy.value} would upload during training what is not checked: leave "
-            "it out, --push_to_hub uploads the finished run."
+            f"--hub_strategy {training_args.hub_strategy.value} would upload during training what is not checked: "
+            "leave it out, --push_to_hub uploads the finished run."
         )
     if training_args.remove_unused_columns:
         raise ValueError("--remove_unused_columns must stay False: text and images are read when a batch is made.")
@@ -247,7 +247,7 @@ def without_prefix(metrics, prefix):
 
 
 def push(trainer, model, processor):
-    """Uploads the finished run, if it works for a stranger: weights, config, processor, code, card, results, recipe."""
+    """Uploads the finished run if it works for a stranger: weights, processor, code, card, results, recipe."""
     args = trainer.args
     info = share_run(args.output_dir, model, processor, trainer.hub_model_id, revision=args.hub_revision)
     logger.info(f"Checked in a fresh process and uploaded: {info.commit_url}")

@@ -77,7 +77,9 @@ def is_shared(name):
 def explain_hub_error(error):
     """One line on why the Hub could not be used, with what to do about it."""
     status = getattr(getattr(error, "response", None), "status_code", None)
-    log_in = "run `hf auth login`, or set HF_TOKEN to a token that may write, from https://huggingface.co/settings/tokens."
+    log_in = (
+        "run `hf auth login`, or set HF_TOKEN to a token that may write, from https://huggingface.co/settings/tokens."
+    )
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set: unset it to use the Hub."
     if status == 401 or isinstance(error, LocalTokenNotFoundError):
@@ -108,7 +110,9 @@ def load_run(folder):
 
 def main(argv=None):
     """The command line: checks, and uploads if a repo is named."""
-    parser = argparse.ArgumentParser(prog="python -m hf_mamba.classification.share", description=__doc__.split("\n")[1])
+    parser = argparse.ArgumentParser(
+        prog="python -m hf_mamba.classification.share", description=__doc__.split("\n")[1]
+    )
     parser.add_argument("folder", help="the output folder of a finished run")
     parser.add_argument("repo_id", nargs="?", help="where it goes, me/name; without it the folder is only checked")
     parser.add_argument("--private", action="store_true", help="for a new repo: only its owner sees it")

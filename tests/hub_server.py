@@ -1,6 +1,6 @@
 """
-A Hub of one's own on loopback: the part of the Hub's HTTP API that huggingface_hub 2.4 uses to create a repo, upload to
-it and download from it, without Xet (HF_HUB_DISABLE_XET=1).
+A Hub of one's own on loopback: the part of the Hub's HTTP API that huggingface_hub 2.4 uses to create a repo, upload
+to it and download from it, without Xet (HF_HUB_DISABLE_XET=1).
 
 Status codes, X-Error-Code and other headers are those that huggingface_hub's own sources read: a repo that doesn't
 exist and a private one look alike, 401 to a visitor without token and 404 to one whose token doesn't fit; an unknown
@@ -77,11 +77,16 @@ class HubServer(ThreadingHTTPServer):
     def endpoint(self):
         return f"http://127.0.0.1:{self.server_port}"
 
+    @property
+    def storage(self):
+        """Where large files are downloaded from: to a client, another host than the Hub, as on the Hub."""
+        return f"http://localhost:{self.server_port}"
+
     def environment(self, home, token=None):
         """Environment variables that send huggingface_hub here, with an empty cache in `home`."""
         variables = {"HF_ENDPOINT": self.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         variables |= {"HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"}
-        return variables | {"HF_TOKEN": token or "", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+        return variables | {"HF_TOKEN": token or "", **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost")}
 
     def files(self, name, revision="main"):
         """What lies in a repo: {path: content}."""
@@ -298,10 +303,12 @@ class Handler(BaseHTTPRequestHandler):
         if not path.endswith(LFS_SUFFIXES):
             return 200, content, headers
         linked = {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": len(content)}
-        location = {"Location": f"{self.server.endpoint}/lfs/{oid_of(path, content)}"}
+        location = {"Location": f"{self.server.storage}/lfs/{oid_of(path, content)}"}
         return 302, b"", headers | linked | location
 
     def lfs_get(self, body, oid):
+        if "Authorization" in self.headers:
+            raise Refused(400, "Only one auth mechanism allowed")  # as S3 answers to a token beside a signed URL
         return 200, self.server.lfs[oid], {"ETag": f'"{oid}"'}
 
 
