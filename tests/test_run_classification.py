@@ -6,13 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import ModelCard
 from running import SMALL, assert_same_weights, command, refused
-from transformers import Trainer
 
 from hf_mamba import HFMambaForSequenceClassification, HFMambaProcessor, run_classification
 from hf_mamba.classification.data import DataArguments, PostCollator, load_posts
@@ -180,39 +178,6 @@ def test_training_without_validation_posts_saves_the_last_pass(folder, tmp_path)
     run_classification.main(["--do_train", *SMALL, *map(str, train), "--output_dir", str(tmp_path / "out")])
     state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
     assert state["global_step"] == 12 and state["best_metric"] is None
-
-
-def test_pushing_sends_our_card_and_no_token(folder, tmp_path, monkeypatch):
-    """Up to the Hub's client: what Trainer would upload is what we wrote."""
-    uploads = []
-
-    def upload(self, folder_path, **kwargs):
-        uploads.append({path.name: path.read_bytes() for path in Path(folder_path).iterdir() if path.is_file()})
-        return SimpleNamespace(result=lambda: None, done=lambda: True)
-
-    monkeypatch.setattr(Trainer, "init_hf_repo", lambda self, token=None: setattr(self, "hub_model_id", "me/model"))
-    monkeypatch.setattr(HfApi, "upload_folder", upload)
-    monkeypatch.setenv("HF_TOKEN", "")
-    push = ["--push_to_hub", "--hub_model_id", "me/model", "--hub_token", "hf_secret", "--hub_strategy", "end"]
-    run_classification.main(command(folder, tmp_path / "out", *push))
-    assert os.environ["HF_TOKEN"] == "hf_secret"
-    last = uploads[-1]
-    assert {"model.safetensors", "config.json", "modeling_hf_mamba.py", "recipe.yaml", "all_results.json"} <= {*last}
-    assert b"## Limits" in last["README.md"] and b'from_pretrained("me/model"' in last["README.md"]
-    for path in (tmp_path / "out").rglob("*"):
-        assert path.is_dir() or b"hf_secret" not in path.read_bytes(), path
-
-
-def test_a_failed_push_loses_nothing(folder, tmp_path, monkeypatch):
-    def fail(self, *args, **kwargs):
-        raise ConnectionError("no route")
-
-    monkeypatch.setattr(Trainer, "init_hf_repo", lambda self, token=None: None)
-    monkeypatch.setattr(Trainer, "push_to_hub", fail)
-    push = ["--push_to_hub", "--hub_model_id", "me/model", "--num_train_epochs", 1, "--hub_strategy", "end"]
-    message = refused(monkeypatch, command(folder, tmp_path / "out", *push))
-    assert "no route" in message and f"hf upload me/model {tmp_path / 'out'}" in message
-    assert (tmp_path / "out" / "all_results.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from hub_server import running_hub
-from running import command
+from running import command, refused
 
 from hf_mamba import HFMambaForSequenceClassification, HFMambaProcessor
 from hf_mamba.classification import share
@@ -240,27 +240,51 @@ def test_the_script_finds_out_before_training(hub, pushed, folder, tmp_path, mon
     assert len(hub.repos["me/model"].commits) == commits and not {"me/new", "other/new"} & hub.repos.keys()
 
 
-def test_a_finished_run_is_shared_by_the_command(hub, pushed, tmp_path):
-    module = [sys.executable, "-m", "hf_mamba.classification.share"]
-    code, line, error = run(hub, tmp_path / "home", [*module, pushed[0], "me/late", "--private"])
-    assert code == 0, error
-    assert line.startswith(f"{hub.endpoint}/me/late/commit/") and hub.repos["me/late"].private
-    assert hub.files("me/late") == hub.files("me/model")
-
-
-def test_the_command_compares_what_is_computed(pushed, tmp_path):
-    """A checkpoint of another version has other code, which is fine as long as it computes the same."""
+@pytest.fixture
+def copied(pushed, tmp_path):
+    """The files of the pushed run, to be changed."""
     for path in pushed[0].iterdir():
         if path.is_file():
             (tmp_path / path.name).write_bytes(path.read_bytes())
-    module = tmp_path / "packed_sequence.py"
-    module.write_text(module.read_text() + "\n# of another version\n")
-    share.main([str(tmp_path)])
-    module = tmp_path / "modeling_hf_mamba.py"
-    module.write_text(
-        module.read_text().replace("self.dropout(outputs.pooler_output)", "outputs.pooler_output * 1.01")
-    )
+    return tmp_path
+
+
+def test_a_finished_run_is_shared_by_the_command(hub, copied, tmp_path_factory):
+    """Code of another version is fine, as long as it computes the same."""
+    with (copied / "packed_sequence.py").open("a") as file:
+        file.write("\n# of another version\n")
+    argv = [sys.executable, "-m", "hf_mamba.classification.share", copied, "me/late", "--private"]
+    code, line, error = run(hub, tmp_path_factory.mktemp("home"), argv)
+    assert code == 0, error
+    assert line.startswith(f"{hub.endpoint}/me/late/commit/") and hub.repos["me/late"].private
+    files = hub.files("me/late")
+    assert files.pop("packed_sequence.py") == (copied / "packed_sequence.py").read_bytes()
+    assert files.items() < hub.files("me/model").items()
+
+
+def test_the_command_refuses_what_computes_something_else(copied):
+    module = copied / "modeling_hf_mamba.py"
+    code = module.read_text()
+    module.write_text(code.replace("self.dropout(outputs.pooler_output)", "1.01 * outputs.pooler_output"))
     with pytest.raises(ValueError, match="another logits than what is being shared, by up to"):
-        share.main([str(tmp_path)])
+        share.main([str(copied)])
     with pytest.raises(ValueError, match="can't be loaded as a checkpoint"):
-        share.main([str(tmp_path / "nowhere")])
+        share.main([str(copied / "nowhere")])
+
+
+def test_a_failed_upload_loses_nothing(monkeypatch, tmp_path):
+    def fail(*args, **kwargs):
+        raise ConnectionError("no\nroute")
+
+    monkeypatch.setattr(share, "check_checkpoint", lambda *args, **kwargs: None)
+    monkeypatch.setattr(share.HfApi, "upload_folder", fail)
+    with pytest.raises(ValueError) as refusal:
+        share.share_run(tmp_path, None, None, "me/model")
+    assert "(ConnectionError: no route)" in str(refusal.value)
+    assert f"python -m hf_mamba.classification.share {tmp_path} me/model`" in str(refusal.value)
+
+
+def test_no_upload_during_training(folder, tmp_path, monkeypatch):
+    push = ["--push_to_hub", "--hub_strategy", "all_checkpoints"]
+    message = refused(monkeypatch, command(folder, tmp_path / "out", *push))
+    assert "--hub_strategy all_checkpoints" in message and "leave it out" in message
