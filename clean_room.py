@@ -10,12 +10,15 @@ import copy
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
 
 
 TOLERANCE = 1e-5  # in units of the largest output, if that is above 1
@@ -77,11 +80,17 @@ def _probe_post(tokenizer):
     return {"text": [tokenizer.decode(list(range(0, len(tokenizer), step))), None], "images": [image, image]}
 
 
+def _fingerprints(weights):
+    """A name and a fingerprint of every weight of a state dict."""
+    arrays = {name: weight.detach().cpu().float().contiguous().numpy() for name, weight in weights.items()}
+    return {f"weight {name}": hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()}
+
+
 @torch.no_grad()
 def _describe_model(model, inputs):
     """Outputs on the probe posts, and a fingerprint of each weight: few tokens of the vocabulary are in the posts."""
-    weights = {name: weight.detach().float().contiguous() for name, weight in model.state_dict().items()}
-    described = {f"weight {name}": hashlib.sha256(w.numpy().tobytes()).hexdigest() for name, w in weights.items()}
+    weights = model.state_dict()
+    described = _fingerprints(weights)
     described["not finite"] = [name for name, weight in weights.items() if not weight.isfinite().all()]
     output = model(**inputs)
     if "logits" in output:
@@ -182,6 +191,32 @@ def _be_the_stranger(folder, room):
         processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=True)
         found |= _describe_processor(processor, probe["post"]) if "post" in probe else {}
     torch.save(found, room / "found.pt")
+
+
+def add_reports(folder, repo_id, model):
+    """
+    Where transformers wrote a card of blanks into a folder to upload, puts the card and the results of the run that
+    the model was loaded from, if its weights are still those that they tell of.
+    """
+    run, card = Path(model.config.name_or_path or "."), Path(folder, "README.md")
+    if not (run / "README.md").is_file() or not (run / "model.safetensors").is_file():
+        return
+    blank = card.is_file() and "model card has been automatically generated" in card.read_text("utf-8")
+    if blank and _fingerprints(load_file(run / "model.safetensors")) == _fingerprints(model.state_dict()):
+        tags, filled = ModelCard.load(card).data.tags or [], ModelCard.load(run / "README.md")
+        filled.data.tags = [*(filled.data.tags or []), *(tag for tag in tags if tag not in (filled.data.tags or []))]
+        card.write_text(str(filled), "utf-8")
+        address_card(folder, repo_id)
+        if (run / "all_results.json").is_file():
+            Path(folder, "all_results.json").write_bytes((run / "all_results.json").read_bytes())
+
+
+def address_card(folder, repo_id):
+    """Lets the code in a card load the repo that it is uploaded to, whose name was not known when it was written."""
+    card = Path(folder, "README.md")
+    if card.is_file():
+        code = r'(\.from_pretrained\()"[^"]*"(, trust_remote_code)'
+        card.write_text(re.sub(code, rf'\1"{repo_id}"\2', card.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":

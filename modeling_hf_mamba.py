@@ -33,7 +33,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
 from .causal_conv import causal_conv_silu
-from .clean_room import check_checkpoint
+from .clean_room import add_reports, check_checkpoint
 from .configuration_hf_mamba import HFMambaConfig
 from .packed_sequence import PackedSequence, as_mask, block_diagonal, pool, take_positions
 from .selective_scan import resolve_scan_implementation, selective_scan
@@ -280,6 +280,7 @@ class HFMambaPreTrainedModel(PreTrainedModel):
     def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
         """The one way to the Hub, for `push_to_hub` and `save_pretrained(push_to_hub=True)`: checked before it."""
         if not self._hf_peft_config_loaded:  # which saves an adapter alone
+            add_reports(working_dir, repo_id, self)
             check_checkpoint(working_dir, model=self, name=f"The model for {repo_id}")
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 

@@ -47,7 +47,7 @@ from .classification.reports import (
     write_predictions,
     write_results,
 )
-from .classification.share import check_may_write, explain_hub_error, share_run
+from .classification.share import check_may_write, explain_push, share_run
 
 
 logger = logging.getLogger("hf_mamba.run_classification")  # also when run as a script
@@ -182,7 +182,7 @@ class PostTrainer(Trainer):
             super().init_hf_repo(token=token, private=private)
             check_may_write(self.hub_model_id)
         except Exception as error:
-            raise ValueError(f"--push_to_hub: {explain_hub_error(error)} Nothing was trained yet.") from error
+            raise ValueError(f"--push_to_hub: {explain_push(error)}. Nothing was trained yet.") from error
 
     def _push_from_checkpoint(self, *args, **kwargs):
         """Uploads nothing while training: what leaves has been checked, which `push` does at the end."""

@@ -41,6 +41,8 @@ def one_line(error) -> str:
 
 def _http(error):
     status = getattr(error.response, "status_code", None)
+    if status == 401 and get_token() is None:
+        return f"the Hub wants a token for this (401): {_LOG_IN}"
     if status == 401:
         return f"the Hub refuses the token that was sent (401): {_LOG_IN}"
     if status == 403:

@@ -13,13 +13,16 @@ import tempfile
 from fnmatch import fnmatch
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, get_token
-from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
+import yaml
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import OfflineModeIsEnabled
 
-from ..clean_room import check_checkpoint
+from ..clean_room import address_card, check_checkpoint
 from ..modeling_hf_mamba import HFMambaForSequenceClassification, HFMambaModel
 from ..processing_hf_mamba import HFMambaProcessor
+from .hub_errors import explain
 from .output_dir import RECIPE_FILE
+from .reports import shareable_recipe
 
 
 # What makes up a checkpoint: weights, configs, processor, code, card, results, recipe. Predictions may quote a user's
@@ -46,9 +49,7 @@ def share_run(folder, model, processor, repo_id, *, revision=None, same_code=Tru
         ValueError: the check found something, or the Hub refused: one line that says what and what to do.
     """
     with tempfile.TemporaryDirectory() as staged:
-        for path in sorted(Path(folder).iterdir()):
-            if path.is_file() and is_shared(path.name):
-                shutil.copyfile(path, Path(staged, path.name))
+        stage(folder, staged, repo_id)
         check_checkpoint(staged, model, processor, name=str(folder), same_code=same_code)
         try:
             api = HfApi()
@@ -59,9 +60,21 @@ def share_run(folder, model, processor, repo_id, *, revision=None, same_code=Tru
             )
         except Exception as error:
             raise ValueError(
-                f"{folder} could not be uploaded: {explain_hub_error(error)} Nothing is lost, the run is in {folder}: "
+                f"{folder} could not be uploaded: {explain_push(error)}. Nothing is lost, the run is in {folder}: "
                 f"upload it by `python -m hf_mamba.classification.share {folder} {repo_id}`."
             ) from error
+
+
+def stage(folder, staged, repo_id):
+    """Copies what goes along, without what tells of this machine, to where it is checked and uploaded from."""
+    for path in sorted(Path(folder).iterdir()):
+        if path.is_file() and is_shared(path.name):
+            shutil.copyfile(path, Path(staged, path.name))
+    address_card(staged, repo_id)
+    recipe = Path(staged, RECIPE_FILE)
+    if recipe.is_file():
+        shared = shareable_recipe(yaml.safe_load(recipe.read_text("utf-8")) or {})
+        recipe.write_text(yaml.safe_dump(shared, sort_keys=False, allow_unicode=True), "utf-8")
 
 
 def check_may_write(repo_id):
@@ -74,23 +87,9 @@ def is_shared(name):
     return any(fnmatch(name, pattern) for pattern in SHARED) and not any(fnmatch(name, pattern) for pattern in KEPT)
 
 
-def explain_hub_error(error):
-    """One line on why the Hub could not be used, with what to do about it."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    log_in = (
-        "run `hf auth login`, or set HF_TOKEN to a token that may write, from https://huggingface.co/settings/tokens."
-    )
-    if isinstance(error, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set: unset it to use the Hub."
-    if status == 401 or isinstance(error, LocalTokenNotFoundError):
-        return f"the Hub {'does not know this token' if get_token() else 'needs a token'}: {log_in}"
-    if status in (403, 404):
-        return f"this token may not write there ({_in_a_line(error)}): name a repo of your own, or {log_in}"
-    return f"the Hub can't be used ({type(error).__name__}: {_in_a_line(error)}): check the connection and try again."
-
-
-def _in_a_line(error):
-    return " ".join(str(error).split())[:300]
+def explain_push(error):
+    """`explain`, for what went wrong with uploading."""
+    return "HF_HUB_OFFLINE is set: unset it" if isinstance(error, OfflineModeIsEnabled) else explain(error)
 
 
 def load_run(folder):
@@ -103,8 +102,8 @@ def load_run(folder):
         return model, HFMambaProcessor.from_pretrained(folder) if has_processor else None
     except Exception as error:  # whatever lies there, and whatever the libraries make of it
         raise ValueError(
-            f"{folder} can't be loaded as a checkpoint ({type(error).__name__}: {_in_a_line(error)}): give a folder "
-            "that run_classification.py or save_pretrained has written."
+            f"{folder} can't be loaded as a checkpoint ({explain(error)}): give a folder that run_classification.py "
+            "or save_pretrained has written."
         ) from error
 
 
@@ -126,7 +125,7 @@ def main(argv=None):
         repo_id = HfApi().create_repo(args.repo_id, private=args.private or None, exist_ok=True).repo_id
         check_may_write(repo_id)
     except Exception as error:
-        raise ValueError(f"{args.repo_id}: {explain_hub_error(error)}") from error
+        raise ValueError(f"{args.repo_id}: {explain_push(error)}.") from error
     print(share_run(args.folder, model, processor, repo_id, same_code=False).commit_url)
 
 

@@ -292,6 +292,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_process_by_remote_code(checkpoint, tmp_path):
     add_to_cache(checkpoint[0], tmp_path / "home")
     assert python(tmp_path / "home", NOT_INSTALLED + PRELUDE + WORKERS, NAME)

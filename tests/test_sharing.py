@@ -4,13 +4,17 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from hub_server import running_hub
+from huggingface_hub import ModelCard, ModelCardData
 from running import command, refused
+from transformers.utils.hub import PushToHubMixin
 
-from hf_mamba import HFMambaForSequenceClassification, HFMambaProcessor
+from hf_mamba import HFMambaForSequenceClassification, HFMambaProcessor, modeling_hf_mamba
 from hf_mamba.classification import share
 
 
@@ -113,8 +117,9 @@ def test_the_script_pushes_a_whole_checkpoint_once(hub, pushed):
     assert {"all_results.json", "test_results.json", "README.md"} <= files.keys()
     assert {path.name for path in output_dir.glob("*.py")} <= files.keys()
     for name, content in files.items():
-        assert name == ".gitattributes" or content == (output_dir / name).read_bytes()
-        assert b"hf_mine" not in content
+        assert name in (".gitattributes", "recipe.yaml") or content == (output_dir / name).read_bytes()
+        assert b"hf_mine" not in content and str(output_dir.parent).encode() not in content
+    assert yaml.safe_load(files["recipe.yaml"])["num_train_epochs"] == 2
     assert b"## Limits" in files["README.md"] and b'from_pretrained("me/model"' in files["README.md"]
     assert (output_dir / "predictions.csv").exists() and (output_dir / "training_args.bin").exists()
     assert not {"predictions.csv", "training_args.bin", "trainer_state.json"} & files.keys()
@@ -231,7 +236,7 @@ def test_the_script_finds_out_before_training(hub, pushed, folder, tmp_path, mon
     monkeypatch.setenv("FLAGS", json.dumps(command(folder, tmp_path / "out", "--push_to_hub")))
     commits = len(hub.repos["me/model"].commits)
     messages = python(hub, tmp_path, NO_TOKEN, token=None)
-    parts = ["needs a token", "does not know this token", "may not write", "may not write"]
+    parts = ["wants a token", "refuses the token", "may not do this", "may not do this"]
     for message, part in zip(messages, parts, strict=True):
         assert message.startswith("error: --push_to_hub: ") and "\n" not in message
         assert part in message and "hf auth login" in message and "HF_TOKEN" in message
@@ -257,11 +262,12 @@ def test_a_finished_run_is_shared_by_the_command(hub, copied, tmp_path_factory):
     code, line, error = run(hub, tmp_path_factory.mktemp("home"), argv)
     assert code == 0, error
     assert line.startswith(f"{hub.endpoint}/me/late/commit/") and hub.repos["me/late"].private
-    files = hub.files("me/late")
-    assert files.pop("packed_sequence.py") == (copied / "packed_sequence.py").read_bytes()
-    assert files.items() < hub.files("me/model").items()
+    late, first = dict(hub.files("me/late")), dict(hub.files("me/model"))
+    assert late.keys() == first.keys() and b'from_pretrained("me/late"' in late["README.md"]
+    assert {name for name in late if late[name] != first[name]} == {"packed_sequence.py", "README.md"}
 
 
+@pytest.mark.slow
 def test_the_command_refuses_what_computes_something_else(copied):
     module = copied / "modeling_hf_mamba.py"
     code = module.read_text()
@@ -272,6 +278,36 @@ def test_the_command_refuses_what_computes_something_else(copied):
         share.main([str(copied / "nowhere")])
 
 
+def test_a_model_takes_the_card_of_its_run_along(finished, tmp_path, monkeypatch):
+    """As long as it is still the model that the card tells of."""
+    card = tmp_path / "README.md"
+    uploads = []
+
+    def upload(self, working_dir, repo_id, *args, **kwargs):
+        uploads.append(
+            {path.name: path.read_text() for path in Path(working_dir).iterdir() if path.suffix != ".safetensors"}
+        )
+
+    monkeypatch.setattr(modeling_hf_mamba, "check_checkpoint", lambda *args, **kwargs: None)
+    monkeypatch.setattr(PushToHubMixin, "_upload_modified_files", upload)
+    model = HFMambaForSequenceClassification.from_pretrained(finished[0])
+    blank = ModelCard.from_template(
+        ModelCardData(tags=["mine"]), model_description="This model card has been automatically generated."
+    )
+    for text in (str(blank), "---\ntags: [mine]\n---\nWritten by hand."):
+        card.write_text(text)
+        model._upload_modified_files(tmp_path, "me/other")
+    with torch.no_grad():
+        model.classifier.bias.add_(1)
+    card.write_text(str(blank))
+    model._upload_modified_files(tmp_path, "me/other")
+    filled, by_hand, trained_on = (upload["README.md"] for upload in uploads)
+    assert "## Limits" in filled and 'from_pretrained("me/other", trust' in filled
+    assert {"mine", "mamba"} <= set(ModelCard(filled).data.tags) and ModelCard(filled).data.eval_results
+    assert json.loads(uploads[0]["all_results.json"])["test_accuracy"] == finished[1]["test"]["accuracy"]
+    assert by_hand.endswith("Written by hand.") and trained_on == str(blank)
+
+
 def test_a_failed_upload_loses_nothing(monkeypatch, tmp_path):
     def fail(*args, **kwargs):
         raise ConnectionError("no\nroute")
@@ -280,7 +316,7 @@ def test_a_failed_upload_loses_nothing(monkeypatch, tmp_path):
     monkeypatch.setattr(share.HfApi, "upload_folder", fail)
     with pytest.raises(ValueError) as refusal:
         share.share_run(tmp_path, None, None, "me/model")
-    assert "(ConnectionError: no route)" in str(refusal.value)
+    assert "could not be uploaded: no route. Nothing is lost" in str(refusal.value)
     assert f"python -m hf_mamba.classification.share {tmp_path} me/model`" in str(refusal.value)
 
 
