@@ -41,10 +41,8 @@ def one_line(error) -> str:
 
 def _http(error):
     status = getattr(error.response, "status_code", None)
-    if status == 401 and get_token() is None:
-        return f"the Hub wants a token for this (401): {_LOG_IN}"
     if status == 401:
-        return f"the Hub refuses the token that was sent (401): {_LOG_IN}"
+        return f"the Hub refuses the token that was sent, or none was sent (401): {_LOG_IN}"
     if status == 403:
         return f"the token may not do this (403): {_LOG_IN}, one with write access where something is uploaded"
     return f"the Hub answered {one_line(error)}"
