@@ -178,7 +178,7 @@ def _be_the_stranger(folder, room):
     probe, found = torch.load(room / "probe.pt"), {}
     auto_map, architecture = config.get("auto_map", {}), (config.get("architectures") or [None])[0]
     for auto in ("AutoModelForSequenceClassification", "AutoModel") if architecture else ():
-        own = auto_map[auto].endswith(f".{architecture}")
+        own = auto_map.get(auto, "").endswith(f".{architecture}")
         if not own and auto != "AutoModel":  # a classifier's checkpoint is one of its base model too
             continue
         load = {"trust_remote_code": True, "dtype": torch.float32, "output_loading_info": True}
@@ -198,7 +198,7 @@ def add_reports(folder, repo_id, model):
     Where transformers wrote a card of blanks into a folder to upload, puts the card and the results of the run that
     the model was loaded from, if its weights are still those that they tell of.
     """
-    run, card = Path(model.config.name_or_path or "."), Path(folder, "README.md")
+    run, card = Path(model.config.name_or_path), Path(folder, "README.md")
     if not (run / "README.md").is_file() or not (run / "model.safetensors").is_file():
         return
     blank = card.is_file() and "model card has been automatically generated" in card.read_text("utf-8")

@@ -180,7 +180,8 @@ class PostTrainer(Trainer):
         """Makes the repo before anything is trained, and finds out whether uploading will be possible."""
         try:
             super().init_hf_repo(token=token, private=private)
-            check_may_write(self.hub_model_id)
+            if self.is_world_process_zero():
+                check_may_write(self.hub_model_id)
         except Exception as error:
             raise ValueError(f"--push_to_hub: {explain_push(error)}. Nothing was trained yet.") from error
 

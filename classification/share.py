@@ -21,14 +21,18 @@ from ..clean_room import address_card, check_checkpoint
 from ..modeling_hf_mamba import HFMambaForSequenceClassification, HFMambaModel
 from ..processing_hf_mamba import HFMambaProcessor
 from .hub_errors import explain
-from .output_dir import RECIPE_FILE
+from .output_dir import RECIPE_FILE, TEST_FILE, VALIDATION_FILE
 from .reports import shareable_recipe
 
 
-# What makes up a checkpoint: weights, configs, processor, code, card, results, recipe. Predictions may quote a user's
-# data, training_args.bin is a pickle, and trainer_state.json names folders of this machine: they stay here.
-SHARED = ("*.safetensors", "*.json", "*.py", "*.jinja", "*.txt", "*.model", "README.md", RECIPE_FILE)
-KEPT = ("trainer_state.json", "_*", ".*")
+# What makes up a checkpoint: weights, configs, processor, code, card, results, recipe. Whatever else lies in a folder
+# stays there: predictions quote a user's data, training_args.bin is a pickle, trainer_state.json names folders.
+SHARED = (
+    *("model*.safetensors", "model.safetensors.index.json", "config.json", "*.py", "README.md", RECIPE_FILE),
+    *("all_results.json", "train_results.json", VALIDATION_FILE, TEST_FILE),
+    *("processor_config.json", "preprocessor_config.json", "tokenizer*.json", "special_tokens_map.json"),
+    *("added_tokens.json", "chat_template.*", "vocab.*", "merges.txt", "*.model"),  # of a user's own tokenizer
+)
 
 
 def share_run(folder, model, processor, repo_id, *, revision=None, same_code=True):
@@ -84,7 +88,7 @@ def check_may_write(repo_id):
 
 def is_shared(name):
     """Does a file of this name, in a run's folder, go along?"""
-    return any(fnmatch(name, pattern) for pattern in SHARED) and not any(fnmatch(name, pattern) for pattern in KEPT)
+    return any(fnmatch(name, pattern) for pattern in SHARED)
 
 
 def explain_push(error):

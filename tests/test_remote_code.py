@@ -242,9 +242,7 @@ def versions(checkpoint, tmp_path_factory):
     module.write_text(code.replace("logits = self.classifier(", "logits = 2 * self.classifier("))
     with (home / "silent" / "selective_scan.py").open("a") as file:
         file.write(SILENT_SCAN)
-    return python(
-        home / "home", PRELUDE + VERSIONS, folder, home / "double", home / "silent", path=os.pathsep.join(sys.path)
-    )
+    return python(home / "home", PRELUDE + VERSIONS, folder, home / "double", home / "silent")
 
 
 def test_each_checkpoint_computes_by_its_own_code(versions, checkpoint):

@@ -320,6 +320,16 @@ def test_a_failed_upload_loses_nothing(monkeypatch, tmp_path):
     assert f"python -m hf_mamba.classification.share {tmp_path} me/model`" in str(refusal.value)
 
 
+@pytest.mark.slow
+def test_two_processes_push_once(hub, folder, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m"]
+    flags = ["--push_to_hub", "--hub_model_id", "me/two", "--num_train_epochs", "1"]
+    argv = [*torchrun, "hf_mamba.run_classification", *command(folder, tmp_path / "out", *flags)]
+    code, _, error = run(hub, tmp_path / "home", argv)
+    assert code == 0, error
+    assert len(hub.repos["me/two"].commits) == 2 and "model.safetensors" in hub.files("me/two")
+
+
 def test_no_upload_during_training(folder, tmp_path, monkeypatch):
     push = ["--push_to_hub", "--hub_strategy", "all_checkpoints"]
     message = refused(monkeypatch, command(folder, tmp_path / "out", *push))
