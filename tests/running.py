@@ -34,6 +34,13 @@ def command(folder, output_dir, *flags, steps=ALL_STEPS):
     return [*steps, *SMALL, "--dataset_name", str(folder), "--output_dir", str(output_dir), *map(str, flags)]
 
 
+def without_numba(folder):
+    """A folder for PYTHONPATH that hides Numba: where caches are empty, its kernels take seconds to compile."""
+    (stub := Path(folder) / "without_numba").mkdir(exist_ok=True)
+    (stub / "numba.py").write_text("raise ImportError('hidden by a test')\n")
+    return stub
+
+
 def refused(monkeypatch, argv):
     """The one line that the command line says of a mistake; as a string it makes the exit code 1."""
     monkeypatch.setattr(sys, "argv", ["run_classification.py", *map(str, argv)])

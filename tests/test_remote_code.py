@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from running import without_numba
 from test_processing_saving import make_processor
 
 from hf_mamba import HFMambaConfig, HFMambaForSequenceClassification
@@ -67,10 +68,11 @@ def logits_of(model, processor):
 NOT_INSTALLED = 'import sys\nsys.modules["hf_mamba"] = None\n'  # importing the package raises ImportError
 
 
-def python(home, code, *argv, path=""):
+def python(home, code, *argv, path=None):
     """Runs code as a file in a fresh process, offline, with HF_HOME=`home`; its last line of output, as JSON."""
     home.mkdir(parents=True, exist_ok=True)
     (script := home / "script.py").write_text(code)
+    path = path or without_numba(home)
     variables = {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(path)}
     done = subprocess.run(
         [sys.executable, "-P", script, *map(str, argv)],
@@ -204,19 +206,6 @@ def test_code_that_was_not_loaded_is_saved_from_the_same_revision(checkpoint, tm
 
 # --- several versions in one process
 
-# Every kernel's y becomes zero, so that a Mamba block passes on its input alone.
-SILENT_SCAN = """
-
-def _silent(forward):
-    def run(*args, **kwargs):
-        y, *rest = forward(*args, **kwargs)
-        return 0 * y, *rest
-    return run
-
-
-for _name, _kernel in list(KERNELS.items()):
-    KERNELS[_name] = (_silent(_kernel[0]), *_kernel[1:])
-"""
 VERSIONS = """
 from hf_mamba import HFMambaForSequenceClassification
 folder, double, silent = sys.argv[1:]
@@ -229,6 +218,12 @@ print(json.dumps(logits))
 """
 
 
+def change(module, old, new):
+    code = module.read_text()
+    assert code.count(old) == 1
+    module.write_text(code.replace(old, new))
+
+
 @pytest.fixture(scope="module")
 def versions(checkpoint, tmp_path_factory):
     """Logits of the package and of three checkpoints, two of them with other code, all loaded in one process."""
@@ -236,12 +231,13 @@ def versions(checkpoint, tmp_path_factory):
     home = tmp_path_factory.mktemp("versions")
     for name in ("double", "silent"):
         shutil.copytree(folder, home / name)
-    module = home / "double" / "modeling_hf_mamba.py"
-    code = module.read_text()
-    assert code.count("logits = self.classifier(") == 1
-    module.write_text(code.replace("logits = self.classifier(", "logits = 2 * self.classifier("))
-    with (home / "silent" / "selective_scan.py").open("a") as file:
-        file.write(SILENT_SCAN)
+    change(home / "double" / "modeling_hf_mamba.py", "logits = self.classifier(", "logits = 2 * self.classifier(")
+    # Every scan gives zeros, so that a Mamba block passes on its input alone.
+    change(
+        home / "silent" / "selective_scan.py",
+        "def _inference(*inputs):\n    return",
+        "def _inference(*inputs):\n    return 0 *",
+    )
     return python(home / "home", PRELUDE + VERSIONS, folder, home / "double", home / "silent")
 
 

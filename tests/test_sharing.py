@@ -11,7 +11,7 @@ import torch
 import yaml
 from hub_server import running_hub
 from huggingface_hub import ModelCard, ModelCardData
-from running import command, refused
+from running import command, refused, without_numba
 from transformers.utils.hub import PushToHubMixin
 
 from hf_mamba import HFMambaForSequenceClassification, HFMambaProcessor, modeling_hf_mamba
@@ -30,8 +30,9 @@ def hub():
 
 def run(hub, home, argv, token="hf_mine"):
     """A process of its own whose Hub is ours: exit code, last line of stdout, stderr."""
-    environment = {**os.environ, **hub.environment(home, token), "OMP_NUM_THREADS": "1"}
     home.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, **hub.environment(home, token), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(without_numba(home))
     done = subprocess.run([*map(str, argv)], cwd=home, env=environment, capture_output=True, text=True)
     return done.returncode, (done.stdout.splitlines() or [""])[-1], done.stderr
 
