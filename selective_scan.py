@@ -27,7 +27,7 @@ except Exception:
     mamba_ssm_selective_scan = None
 
 
-SCAN_IMPLEMENTATIONS = ("auto", "reference", "torch", "mamba_ssm")
+SCAN_IMPLEMENTATIONS = ("auto", "reference", "torch", "numba", "mamba_ssm")
 _SHAPES = {"u": "bel", "delta": "bel", "A": "es", "B": "bsl", "C": "bsl", "D": "e", "z": "bel", "delta_bias": "e"}
 _PerInput = namedtuple("_PerInput", _SHAPES)
 CHUNK = 16  # steps between two states kept for the backward pass
@@ -380,7 +380,8 @@ def _slabs(u, s):
 # Kernels as operators: one node for torch.compile and torch.export, whatever the length
 
 
-KERNELS = {"torch": (torch_forward, torch_backward)}  # implementation -> forward, backward
+from .selective_scan_numba import numba_backward, numba_forward
+KERNELS = {"numba": (numba_forward, numba_backward), "torch": (torch_forward, torch_backward)}  # implementation -> forward, backward
 _INPUTS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
 _INPUTS += "bool delta_softplus, str implementation"
 
