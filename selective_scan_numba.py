@@ -19,9 +19,12 @@ from .vectors_numba import (
     add,
     all_within,
     at_least,
+    clear,
     constant,
     exp2,
     exp2_of_product,
+    EXP2_CONSTANTS,
+    load_exp2_constants,
     float32,
     fma,
     inline,
@@ -45,11 +48,25 @@ from .vectors_numba import (
 
 
 CHUNK = 16  # steps between two states kept for the backward pass, as in selective_scan.py
-STEPS = CHUNK * LANES  # elements of one quantity over one chunk of one block
+
+# Scratch memory of a task, in vectors: what belongs to parameters and states as (block, n), what belongs to the steps of
+# one chunk of one block as (step, quantity), so that a loop over steps needs one pointer. Lanes beyond the last channel
+# hold zeros. B and C of a chunk lie there as (n, step, 2) numbers, sums over channels for their gradients as (n, step, 2)
+# vectors: only after the last block are lanes added up.
+U, RAW, DT, DTU, O, GRAD_O, GATE_SLOPE, GRAD_DTU, GRAD_DTA, DECAY, H, DECAY2, H2 = range(0, 13 * LANES, LANES)
+STEP = 13 * LANES
+PAIR = 2 * LANES
+NEXT_PAIRS, NEXT_SUMS = 2 * CHUNK, CHUNK * PAIR  # from component n of the state to n + 1
+
+
+def scratch_size(e, s):
+    """Elements of scratch memory of one task, for either kernel."""
+    blocks = -(-e // LANES)
+    return blocks * LANES * (3 * s + 4) + (CHUNK + 1) * STEP + s * CHUNK * (2 + PAIR)
+
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Parts of both kernels. What is per parameter or state lies in scratch memory as (block, n, lane), what is per step as
-# (step, lane); the lanes beyond the last channel hold zeros.
+# Parts of both kernels
 
 
 @inline
@@ -69,123 +86,164 @@ def load_parameters(A, e, s, first, last, A2, largest_A):
 
 
 @inline
-def load_steps(u, delta, bias, with_softplus, row, start, steps, channel, width, largest_A, x, raw, dt, dtx):
+def load_B_and_C(B, C, row, start, steps, s, pairs):
+    """B and C of a chunk, side by side."""
+    for t in range(steps):
+        for n in range(s):
+            store_one(pairs, 2 * (n * CHUNK + t), load_one(B[0], row * B[1] + (start + t) * B[2] + n))
+            store_one(pairs, 2 * (n * CHUNK + t) + 1, load_one(C[0], row * C[1] + (start + t) * C[2] + n))
+
+
+@inline
+def load_steps(u, delta, bias, with_softplus, row, start, steps, channel, width, largest_A, work):
     """
-    u, delta + bias, Δ and Δ·u of a chunk to scratch memory. Returns whether 2^(Δ·A2) stays clear of over- and
-    underflow in all of it, and neither Δ nor A2 is NaN anywhere.
+    u, delta + bias, Δ and Δ·u of a chunk. Returns whether 2^(Δ·A2) stays clear of over- and underflow in all of it, and
+    neither Δ nor A2 is NaN anywhere.
     """
     largest = constant(0.0)
     for t in range(steps):
         u_t = load_first(u[0], row * u[1] + (start + t) * u[2] + channel, width)
-        raw_t = add(load_first(delta[0], row * delta[1] + (start + t) * delta[2] + channel, width), bias)
-        dt_t = softplus(raw_t) if with_softplus else raw_t
-        store(x, t * LANES, u_t)
-        store(raw, t * LANES, raw_t)
-        store(dt, t * LANES, dt_t)
-        store(dtx, t * LANES, mul(dt_t, u_t))
-        largest = fma(dt_t, constant(0.0), at_least(absolute(dt_t), largest))
+        raw = add(load_first(delta[0], row * delta[1] + (start + t) * delta[2] + channel, width), bias)
+        dt = softplus(raw) if with_softplus else raw
+        store(work, t * STEP + U, u_t)
+        store(work, t * STEP + RAW, raw)
+        store(work, t * STEP + DT, dt)
+        store(work, t * STEP + DTU, mul(dt, u_t))
+        store(work, t * STEP + O, constant(0.0))
+        largest = fma(dt, constant(0.0), at_least(absolute(dt), largest))
     return all_within(mul(largest, load(largest_A, 0)), float32(125.0))
 
 
 @inline
-def run_steps(h, A2, B, C, at_B, at_C, steps, bounded, dt, dtx, o):
-    """Eq. 5 for one component of the state, from h before the chunk: adds C·h to o and returns h after the chunk."""
+def run_steps(h, h2, A2, at_n, two, pairs, steps, bounded, keep, exp2_constants, work):
+    """
+    Eq. 5 for a component of the state, or `two` at once so that neither waits for the other's results: from h before the
+    chunk adds C·h to o and returns h after the chunk. `keep`s the decays, and h before and after every step.
+    """
+    a, a2 = load(A2, at_n), load(A2, at_n + LANES)
+    if keep:
+        store(work, H, h)
+        if two:
+            store(work, H2, h2)
     for t in range(steps):
-        dt_t = load(dt, t * LANES)
-        decay = exp2_of_product(dt_t, A2) if bounded else exp2(mul(dt_t, A2))
-        b = splat(load_one(B[0], at_B + t * B[2]))
-        c = splat(load_one(C[0], at_C + t * C[2]))
-        h = fma(decay, h, mul(load(dtx, t * LANES), b))
-        store(o, t * LANES, fma(h, c, load(o, t * LANES)))
-    return h
+        at = t * STEP
+        dt, dtu, o = load(work, at + DT), load(work, at + DTU), load(work, at + O)
+        decay = exp2_of_product(dt, a, exp2_constants) if bounded else exp2(mul(dt, a))
+        h = fma(decay, h, mul(dtu, splat(load_one(pairs, 2 * t))))
+        o = fma(h, splat(load_one(pairs, 2 * t + 1)), o)
+        if keep:
+            store(work, at + DECAY, decay)
+            store(work, at + STEP + H, h)
+        if two:
+            decay = exp2_of_product(dt, a2, exp2_constants) if bounded else exp2(mul(dt, a2))
+            h2 = fma(decay, h2, mul(dtu, splat(load_one(pairs, NEXT_PAIRS + 2 * t))))
+            o = fma(h2, splat(load_one(pairs, NEXT_PAIRS + 2 * t + 1)), o)
+            if keep:
+                store(work, at + DECAY2, decay)
+                store(work, at + STEP + H2, h2)
+        store(work, at + O, o)
+    return h, h2
 
 
 @inline
-def run_and_keep_steps(h, A2, B, C, at_B, at_C, steps, bounded, dt, dtx, o, kept_h, kept_decay):
-    """`run_steps` that also keeps h before and after every step, and every decay."""
-    store(kept_h, 0, h)
-    for t in range(steps):
-        dt_t = load(dt, t * LANES)
-        decay = exp2_of_product(dt_t, A2) if bounded else exp2(mul(dt_t, A2))
-        b = splat(load_one(B[0], at_B + t * B[2]))
-        c = splat(load_one(C[0], at_C + t * C[2]))
-        h = fma(decay, h, mul(load(dtx, t * LANES), b))
-        store(kept_decay, t * LANES, decay)
-        store(kept_h, (t + 1) * LANES, h)
-        store(o, t * LANES, fma(h, c, load(o, t * LANES)))
-
-
-@inline
-def reverse_steps(g, A2, B, C, at_B, at_C, steps, dt, dtx, grad_o, kept_h, kept_decay, grad_dtx, grad_dtA, sum_B, sum_C):
+def reverse_steps(at_n, two, A2, carry, grad_A, pairs, steps, work, sums):
     """
-    Back through the chunk for one component of the state, from g = Ā·dL/dh of the step after it. Adds to what the
-    last four point to. Returns g for the chunk before, and dL/dA of the chunk.
+    Back through the chunk for one component of the state or two. carry is Ā·dL/dh of the step after the chunk, and becomes
+    that of its first step. Adds to dL/d(Δ·u) and dL/d(Δ·A)·A of the chunk, to dL/dA and to the sums over channels.
     """
-    grad_A = constant(0.0)
+    a, a2 = load(A2, at_n), load(A2, at_n + LANES)
+    g, g2 = load(carry, at_n), load(carry, at_n + LANES)
+    grad_a, grad_a2 = load(grad_A, at_n), load(grad_A, at_n + LANES)
     for i in range(steps):
-        at = (steps - 1 - i) * LANES
-        b = splat(load_one(B[0], at_B + (steps - 1 - i) * B[2]))
-        c = splat(load_one(C[0], at_C + (steps - 1 - i) * C[2]))
-        grad_o_t = load(grad_o, at)
-        g = fma(c, grad_o_t, g)  # dL/dh of this step
-        store(sum_C, at, fma(load(kept_h, at + LANES), grad_o_t, load(sum_C, at)))
-        store(sum_B, at, fma(g, load(dtx, at), load(sum_B, at)))
-        store(grad_dtx, at, fma(g, b, load(grad_dtx, at)))
-        g = mul(g, load(kept_decay, at))
-        grad_x = mul(g, load(kept_h, at))  # of Δ·A
-        store(grad_dtA, at, fma(grad_x, A2, load(grad_dtA, at)))
-        grad_A = fma(grad_x, load(dt, at), grad_A)
-    return g, grad_A
+        t = steps - 1 - i
+        at, at_sum = t * STEP, t * PAIR
+        grad_o, dt, dtu = load(work, at + GRAD_O), load(work, at + DT), load(work, at + DTU)
+        grad_dtu, grad_dta = load(work, at + GRAD_DTU), load(work, at + GRAD_DTA)
+        g = fma(splat(load_one(pairs, 2 * t + 1)), grad_o, g)  # dL/dh of this step
+        store(sums, at_sum, fma(g, dtu, load(sums, at_sum)))
+        store(sums, at_sum + LANES, fma(load(work, at + STEP + H), grad_o, load(sums, at_sum + LANES)))
+        grad_dtu = fma(g, splat(load_one(pairs, 2 * t)), grad_dtu)
+        g = mul(g, load(work, at + DECAY))
+        grad_x = mul(g, load(work, at + H))  # of Δ·A
+        grad_dta = fma(grad_x, a, grad_dta)
+        grad_a = fma(grad_x, dt, grad_a)
+        if two:
+            at_sum += NEXT_SUMS
+            g2 = fma(splat(load_one(pairs, NEXT_PAIRS + 2 * t + 1)), grad_o, g2)
+            store(sums, at_sum, fma(g2, dtu, load(sums, at_sum)))
+            store(sums, at_sum + LANES, fma(load(work, at + STEP + H2), grad_o, load(sums, at_sum + LANES)))
+            grad_dtu = fma(g2, splat(load_one(pairs, NEXT_PAIRS + 2 * t)), grad_dtu)
+            g2 = mul(g2, load(work, at + DECAY2))
+            grad_x = mul(g2, load(work, at + H2))
+            grad_dta = fma(grad_x, a2, grad_dta)
+            grad_a2 = fma(grad_x, dt, grad_a2)
+        store(work, at + GRAD_DTU, grad_dtu)
+        store(work, at + GRAD_DTA, grad_dta)
+    store(carry, at_n, g)
+    store(grad_A, at_n, grad_a)
+    if two:
+        store(carry, at_n + LANES, g2)
+        store(grad_A, at_n + LANES, grad_a2)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The kernels
+# The kernels. Addresses are 0 for what is absent.
 
 
-def scratch_size(e, s):
-    """Elements of scratch memory of one task, for either kernel."""
-    blocks = -(-e // LANES)
-    return blocks * LANES * (3 * s + 3) + 2 * s * STEPS + 12 * STEPS
-
-
-@jit(void(*[ADDRESS] * 7, *[int64] * 3, int64, int64, int64, boolean, int64, int64, int64, int64, int64))
-def _forward(u, delta, B, C, z, y, A, D, delta_bias, states, e, l, s, with_softplus, scratch, row0, row1, block0, block1):
-    """Rows row0 to row1 of the channels in blocks block0 to block1. Addresses are 0 for what is absent."""
+@jit(void(*[ADDRESS] * 7, *[int64] * 6, boolean, *[int64] * 6))
+def _forward(
+    u, delta, B, C, z, y, A, D, delta_bias, states, e, l, s, with_softplus, constants, scratch, row0, row1, block0, block1
+):  # fmt: skip
+    """y, and states (b, chunks, s, e), of rows row0 to row1 and the channels in blocks block0 to block1."""
     blocks, chunks = (e + LANES - 1) // LANES, (l + CHUNK - 1) // CHUNK
     A2, h, largest_A = scratch, scratch + 4 * blocks * s * LANES, scratch + 8 * blocks * s * LANES
-    x = largest_A + 4 * blocks * LANES
-    raw, dt, dtx, o = x + 4 * STEPS, x + 8 * STEPS, x + 12 * STEPS, x + 16 * STEPS
+    work = largest_A + 4 * blocks * LANES
+    pairs = work + 4 * (CHUNK + 1) * STEP
     load_parameters(A, e, s, block0, block1, A2, largest_A)
     for row in range(row0, row1):
-        for i in range(block0 * s, block1 * s):
-            store(h, i * LANES, constant(0.0))
+        clear(h, blocks * s * LANES)
         for chunk in range(chunks):
             start = chunk * CHUNK
             steps = min(CHUNK, l - start)
+            load_B_and_C(B, C, row, start, steps, s, pairs)
             for block in range(block0, block1):
                 channel = block * LANES
                 width = min(LANES, e - channel)
                 bias = load_first(delta_bias, channel, width) if delta_bias != 0 else constant(0.0)
                 bounded = load_steps(
-                    u, delta, bias, with_softplus, row, start, steps, channel, width,
-                    largest_A + 4 * channel, x, raw, dt, dtx,
+                    u, delta, bias, with_softplus, row, start, steps, channel, width, largest_A + 4 * channel, work
                 )  # fmt: skip
+                exp2_constants = load_exp2_constants(constants)
+                at_state = (row * chunks + chunk) * s * e + channel
+                n = 0
+                while n < s:
+                    two = bounded and n + 1 < s
+                    at_n, pairs_n = (block * s + n) * LANES, pairs + 4 * n * NEXT_PAIRS
+                    h_n, h_n2 = load(h, at_n), load(h, at_n + LANES)
+                    if states != 0:
+                        store_first(states, at_state + n * e, width, h_n)
+                        if two:
+                            store_first(states, at_state + (n + 1) * e, width, h_n2)
+                    if two:
+                        h_n, h_n2 = run_steps(
+                            h_n, h_n2, A2, at_n, True, pairs_n, steps, True, False, exp2_constants, work
+                        )  # fmt: skip
+                        store(h, at_n + LANES, h_n2)
+                    elif bounded:
+                        h_n, h_n2 = run_steps(
+                            h_n, h_n2, A2, at_n, False, pairs_n, steps, True, False, exp2_constants, work
+                        )  # fmt: skip
+                    else:
+                        h_n, h_n2 = run_steps(
+                            h_n, h_n2, A2, at_n, False, pairs_n, steps, False, False, exp2_constants, work
+                        )  # fmt: skip
+                    store(h, at_n, h_n)
+                    n += 2 if two else 1
                 skip = load_first(D, channel, width) if D != 0 else constant(0.0)
                 for t in range(steps):
-                    store(o, t * LANES, mul(skip, load(x, t * LANES)) if D != 0 else constant(0.0))
-                for n in range(s):
-                    at = (block * s + n) * LANES
-                    h_n, A2_n = load(h, at), load(A2, at)
-                    at_B, at_C = row * B[1] + start * B[2] + n, row * C[1] + start * C[2] + n
-                    if states != 0:
-                        store_first(states, ((row * chunks + chunk) * s + n) * e + channel, width, h_n)
-                    if bounded:
-                        h_n = run_steps(h_n, A2_n, B, C, at_B, at_C, steps, True, dt, dtx, o)
-                    else:
-                        h_n = run_steps(h_n, A2_n, B, C, at_B, at_C, steps, False, dt, dtx, o)
-                    store(h, at, h_n)
-                for t in range(steps):
-                    y_t = load(o, t * LANES)
+                    y_t = load(work, t * STEP + O)
+                    if D != 0:
+                        y_t = fma(skip, load(work, t * STEP + U), y_t)
                     if z[0] != 0:
                         z_t = load_first(z[0], row * z[1] + (start + t) * z[2] + channel, width)
                         y_t = mul(y_t, mul(z_t, sigmoid(z_t)))
@@ -193,53 +251,48 @@ def _forward(u, delta, B, C, z, y, A, D, delta_bias, states, e, l, s, with_softp
 
 
 @inline
-def load_gate(grad_y, z, row, start, steps, channel, width, grad_o, grad_gate):
+def load_gate(grad_y, z, row, start, steps, channel, width, work):
     """dL/do of a chunk, and what o must be multiplied by for dL/dz."""
     for t in range(steps):
-        grad_y_t = load_first(grad_y[0], row * grad_y[1] + (start + t) * grad_y[2] + channel, width)
+        grad_o = load_first(grad_y[0], row * grad_y[1] + (start + t) * grad_y[2] + channel, width)
         if z[0] != 0:
             z_t = load_first(z[0], row * z[1] + (start + t) * z[2] + channel, width)
-            sigma = sigmoid(z_t)
-            slope = mul(sigma, fma(z_t, sub(constant(1.0), sigma), constant(1.0)))
-            store(grad_gate, t * LANES, mul(grad_y_t, slope))
-            grad_y_t = mul(grad_y_t, mul(z_t, sigma))
-        store(grad_o, t * LANES, grad_y_t)
+            gate = sigmoid(z_t)
+            slope = mul(gate, fma(z_t, sub(constant(1.0), gate), constant(1.0)))
+            store(work, t * STEP + GATE_SLOPE, mul(grad_o, slope))
+            grad_o = mul(grad_o, mul(z_t, gate))
+        store(work, t * STEP + GRAD_O, grad_o)
+        store(work, t * STEP + GRAD_DTU, constant(0.0))
+        store(work, t * STEP + GRAD_DTA, constant(0.0))
 
 
 @inline
-def clear(address, size):
-    for i in range(size // LANES):
-        store(address, i * LANES, constant(0.0))
-
-
-@inline
-def store_sums(sums, grad_B, row, start, steps, s):
-    """The chunk's sums over channels, kept by lane as (n, t, lane), to grad_B or grad_C."""
+def store_sums(sums, grad_B, grad_C, row, start, steps, s):
+    """The chunk's sums over channels."""
     for t in range(steps):
         for n in range(s):
-            value = total(load(sums, (n * CHUNK + t) * LANES))
-            store_one(grad_B[0], row * grad_B[1] + (start + t) * grad_B[2] + n, value)
+            at = (n * CHUNK + t) * PAIR
+            store_one(grad_B[0], row * grad_B[1] + (start + t) * grad_B[2] + n, total(load(sums, at)))
+            store_one(grad_C[0], row * grad_C[1] + (start + t) * grad_C[2] + n, total(load(sums, at + LANES)))
 
 
-@jit(void(*[ADDRESS] * 11, *[int64] * 3, int64, int64, int64, boolean, int64, int64, *[int64] * 4))
+@jit(void(*[ADDRESS] * 12, *[int64] * 6, boolean, *[int64] * 7))
 def _backward(
     grad_y, u, delta, B, C, z, grad_u, grad_delta, grad_B, grad_C, grad_z, A, D, delta_bias, states, e, l, s,
-    with_softplus, sums, scratch, row0, row1, block0, block1,
+    with_softplus, sums_over_rows, constants, scratch, row0, row1, block0, block1,
 ):  # fmt: skip
     """
-    The gradients of those rows and channels. What is summed over rows goes to sums (s + 2, e): A's, D's, delta_bias's.
+    The gradients of those rows and channels. What is summed over rows goes to `sums_over_rows` (s + 2, e): A's, D's and
+    delta_bias's.
     """
     blocks, chunks = (e + LANES - 1) // LANES, (l + CHUNK - 1) // CHUNK
-    per_state, per_channel, per_step = 4 * blocks * s * LANES, 4 * blocks * LANES, 4 * STEPS
+    per_state, per_channel = 4 * blocks * s * LANES, 4 * blocks * LANES
     A2, carry, grad_A = scratch, scratch + per_state, scratch + 2 * per_state
     largest_A = scratch + 3 * per_state
     grad_D, grad_bias = largest_A + per_channel, largest_A + 2 * per_channel
-    sum_B = largest_A + 3 * per_channel
-    sum_C = sum_B + s * per_step
-    x = sum_C + s * per_step
-    raw, dt, dtx, o, grad_o = x + per_step, x + 2 * per_step, x + 3 * per_step, x + 4 * per_step, x + 5 * per_step
-    grad_gate, grad_dtx, grad_dtA = x + 6 * per_step, x + 7 * per_step, x + 8 * per_step
-    kept_decay, kept_h = x + 9 * per_step, x + 10 * per_step
+    work = largest_A + 3 * per_channel
+    pairs = work + 4 * (CHUNK + 1) * STEP
+    sums = pairs + 8 * s * CHUNK
     load_parameters(A, e, s, block0, block1, A2, largest_A)
     clear(grad_A, blocks * s * LANES)
     clear(grad_D, 2 * blocks * LANES)
@@ -249,65 +302,69 @@ def _backward(
             chunk = chunks - 1 - chunk_from_end
             start = chunk * CHUNK
             steps = min(CHUNK, l - start)
-            clear(sum_B, 2 * s * STEPS)
+            load_B_and_C(B, C, row, start, steps, s, pairs)
+            clear(sums, s * CHUNK * PAIR)
             for block in range(block0, block1):
                 channel = block * LANES
                 width = min(LANES, e - channel)
                 bias = load_first(delta_bias, channel, width) if delta_bias != 0 else constant(0.0)
                 bounded = load_steps(
-                    u, delta, bias, with_softplus, row, start, steps, channel, width,
-                    largest_A + 4 * channel, x, raw, dt, dtx,
+                    u, delta, bias, with_softplus, row, start, steps, channel, width, largest_A + 4 * channel, work
                 )  # fmt: skip
-                load_gate(grad_y, z, row, start, steps, channel, width, grad_o, grad_gate)
-                clear(o, STEPS)
-                clear(grad_dtx, 2 * STEPS)
-                for n in range(s):
-                    at = (block * s + n) * LANES
-                    A2_n = load(A2, at)
-                    h = load_first(states, ((row * chunks + chunk) * s + n) * e + channel, width)
-                    at_B, at_C = row * B[1] + start * B[2] + n, row * C[1] + start * C[2] + n
-                    if bounded:
-                        run_and_keep_steps(h, A2_n, B, C, at_B, at_C, steps, True, dt, dtx, o, kept_h, kept_decay)
+                load_gate(grad_y, z, row, start, steps, channel, width, work)
+                exp2_constants = load_exp2_constants(constants)
+                at_state = (row * chunks + chunk) * s * e + channel
+                n = 0
+                while n < s:
+                    two = bounded and n + 1 < s
+                    at_n, pairs_n, sums_n = (block * s + n) * LANES, pairs + 4 * n * NEXT_PAIRS, sums + 4 * n * NEXT_SUMS
+                    h = load_first(states, at_state + n * e, width)
+                    if two:
+                        h2 = load_first(states, at_state + (n + 1) * e, width)
+                        run_steps(h, h2, A2, at_n, True, pairs_n, steps, True, True, exp2_constants, work)
+                        reverse_steps(at_n, True, A2, carry, grad_A, pairs_n, steps, work, sums_n)
                     else:
-                        run_and_keep_steps(h, A2_n, B, C, at_B, at_C, steps, False, dt, dtx, o, kept_h, kept_decay)
-                    g, grad_A_n = reverse_steps(
-                        load(carry, at), A2_n, B, C, at_B, at_C, steps, dt, dtx, grad_o, kept_h, kept_decay,
-                        grad_dtx, grad_dtA, sum_B + n * per_step, sum_C + n * per_step,
-                    )  # fmt: skip
-                    store(carry, at, g)
-                    store(grad_A, at, add(load(grad_A, at), grad_A_n))
+                        if bounded:
+                            run_steps(h, h, A2, at_n, False, pairs_n, steps, True, True, exp2_constants, work)
+                        else:
+                            run_steps(h, h, A2, at_n, False, pairs_n, steps, False, True, exp2_constants, work)
+                        reverse_steps(at_n, False, A2, carry, grad_A, pairs_n, steps, work, sums_n)
+                    n += 2 if two else 1
                 skip = load_first(D, channel, width) if D != 0 else constant(0.0)
                 grad_D_sum, grad_bias_sum = load(grad_D, channel), load(grad_bias, channel)
                 for t in range(steps):
-                    at = t * LANES
-                    x_t, grad_o_t, grad_dtx_t = load(x, at), load(grad_o, at), load(grad_dtx, at)
-                    grad_dt = fma(grad_dtx_t, x_t, mul(load(grad_dtA, at), constant(LN_2)))
+                    at, position = t * STEP, start + t
+                    u_t, grad_o, grad_dtu = load(work, at + U), load(work, at + GRAD_O), load(work, at + GRAD_DTU)
+                    grad_dt = fma(grad_dtu, u_t, mul(load(work, at + GRAD_DTA), constant(LN_2)))
                     if with_softplus:
-                        grad_dt = mul(grad_dt, sigmoid(load(raw, at)))
-                    grad_x = mul(grad_dtx_t, load(dt, at))
-                    o_t = load(o, at)
+                        grad_dt = mul(grad_dt, sigmoid(load(work, at + RAW)))
+                    grad_u_t = mul(grad_dtu, load(work, at + DT))
+                    o = load(work, at + O)
                     if D != 0:
-                        grad_x = fma(grad_o_t, skip, grad_x)
-                        o_t = fma(skip, x_t, o_t)
-                    grad_D_sum = fma(grad_o_t, x_t, grad_D_sum)
+                        grad_u_t = fma(grad_o, skip, grad_u_t)
+                        o = fma(skip, u_t, o)
+                    grad_D_sum = fma(grad_o, u_t, grad_D_sum)
                     grad_bias_sum = add(grad_bias_sum, grad_dt)
-                    position = start + t
-                    store_first(grad_u[0], row * grad_u[1] + position * grad_u[2] + channel, width, grad_x)
+                    store_first(grad_u[0], row * grad_u[1] + position * grad_u[2] + channel, width, grad_u_t)
                     store_first(grad_delta[0], row * grad_delta[1] + position * grad_delta[2] + channel, width, grad_dt)
                     if z[0] != 0:
-                        grad_z_t = mul(o_t, load(grad_gate, at))
+                        grad_z_t = mul(o, load(work, at + GATE_SLOPE))
                         store_first(grad_z[0], row * grad_z[1] + position * grad_z[2] + channel, width, grad_z_t)
                 store(grad_D, channel, grad_D_sum)
                 store(grad_bias, channel, grad_bias_sum)
-            store_sums(sum_B, grad_B, row, start, steps, s)
-            store_sums(sum_C, grad_C, row, start, steps, s)
+            store_sums(sums, grad_B, grad_C, row, start, steps, s)
     for block in range(block0, block1):
         channel = block * LANES
         width = min(LANES, e - channel)
         for n in range(s):
-            store_first(sums, n * e + channel, width, load(grad_A, (block * s + n) * LANES))
-        store_first(sums, s * e + channel, width, load(grad_D, channel))
-        store_first(sums, (s + 1) * e + channel, width, load(grad_bias, channel))
+            store_first(sums_over_rows, n * e + channel, width, load(grad_A, (block * s + n) * LANES))
+        store_first(sums_over_rows, s * e + channel, width, load(grad_D, channel))
+        store_first(sums_over_rows, (s + 1) * e + channel, width, load(grad_bias, channel))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The kernels
+
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -328,7 +385,7 @@ def numba_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep_stat
         arguments += (e, l, s, delta_softplus)
         tasks = _tasks(b, e, l, s)
         scratch = torch.empty(len(tasks), scratch_size(e, s))
-        run_tasks(_forward, [(*arguments, work.data_ptr(), *task) for work, task in zip(scratch, tasks)])
+        run_tasks(_forward, [(*arguments, EXP2_CONSTANTS, work.data_ptr(), *task) for work, task in zip(scratch, tasks)])
         del tensors
     return y if result is y else y.copy_(result), states
 
@@ -353,7 +410,7 @@ def numba_backward(grad_y, u, delta, A, B, C, D, z, delta_bias, delta_softplus, 
             parts = (x[i if split_channels else 0].transpose(1, 2) for x in (grad_B, grad_C))
             grads = map(_address, (grad_u, grad_delta, *parts, grad_z))
             parameters = (_address_of_A(A32), *map(_first, (D32, bias32, states)), e, l, s, delta_softplus)
-            calls.append((*addresses, *grads, *parameters, sums[i].data_ptr(), scratch[i].data_ptr(), *task))
+            calls.append((*addresses, *grads, *parameters, sums[i].data_ptr(), EXP2_CONSTANTS, scratch[i].data_ptr(), *task))
         run_tasks(_backward, calls)
         del kept
     grad_A, grad_D, grad_bias = sums.sum(0).split([s, 1, 1])

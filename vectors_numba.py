@@ -280,26 +280,45 @@ _LOG1P = (0.3333320656480541, 0.20010849594348792, 0.1399956970354659, 0.1401223
 
 
 @inline
+def clear(address, size):
+    """Zeros in `size` elements, a multiple of LANES."""
+    for i in range(0, size, LANES):
+        store(address, i, splat(float32(0.0)))
+
+
+@inline
 def constant(value):
     """A number of any type in every lane."""
     return splat(float32(value))
 
 
-@inline
-def _exp2_of_fraction(r):
-    p = fma(r, constant(_EXP2[4]), constant(_EXP2[3]))
-    p = fma(r, p, constant(_EXP2[2]))
-    p = fma(r, p, constant(_EXP2[1]))
-    p = fma(r, p, constant(_EXP2[0]))
-    return fma(r, p, constant(1.0))
+# In memory, for LLVM would rather reload known constants in every step of a loop than keep them in registers
+_EXP2_CONSTANTS = torch.tensor([_ROUND, 1.0, *_EXP2])
+EXP2_CONSTANTS = _EXP2_CONSTANTS.data_ptr()
 
 
 @inline
-def exp2_of_product(a, b):
+def load_exp2_constants(address):
+    """What `exp2_of_product` needs, from EXP2_CONSTANTS, once before a loop."""
+    return (
+        splat(load_one(address, 0)),
+        splat(load_one(address, 1)),
+        splat(load_one(address, 2)),
+        splat(load_one(address, 3)),
+        splat(load_one(address, 4)),
+        splat(load_one(address, 5)),
+        splat(load_one(address, 6)),
+    )
+
+
+@inline
+def exp2_of_product(a, b, constants):
     """2^(a·b) for a·b in [-125, 125]."""
-    rounded = fma(a, b, constant(_ROUND))
-    r = fma(a, b, sub(constant(_ROUND), rounded))
-    return _plus_exponent(_exp2_of_fraction(r), rounded)
+    rounding, one, c1, c2, c3, c4, c5 = constants
+    rounded = fma(a, b, rounding)
+    r = fma(a, b, sub(rounding, rounded))
+    p = fma(r, fma(r, fma(r, fma(r, fma(r, c5, c4), c3), c2), c1), one)
+    return _plus_exponent(p, rounded)
 
 
 @inline
@@ -312,7 +331,10 @@ def exp2(x):
     rounded = add(bounded, constant(_ROUND))
     r = sub(bounded, sub(rounded, constant(_ROUND)))
     scale = _plus_exponent(constant(1.0), rounded)  # 2^128 is infinity this way
-    return zero_below(x, constant(-1075.0), mul(_exp2_of_fraction(r), scale))
+    p = fma(r, constant(_EXP2[4]), constant(_EXP2[3]))
+    p = fma(r, fma(r, p, constant(_EXP2[2])), constant(_EXP2[1]))
+    p = fma(r, fma(r, p, constant(_EXP2[0])), constant(1.0))
+    return zero_below(x, constant(-1075.0), mul(p, scale))
 
 
 @inline
