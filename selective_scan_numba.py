@@ -8,28 +8,31 @@ register. Δ's softplus, the skip D and the gate z are part of the pass. The sta
 """
 
 import torch
-from numba import boolean, int64, void
 
 from .vectors_numba import (
     ADDRESS,
+    EXP2_CONSTANTS,
     LANES,
     LN_2,
     LOG2_E,
+    VECTORS_SOURCE,
     absolute,
     add,
     all_within,
     at_least,
+    boolean,
     clear,
+    compile_kernels,
     constant,
     exp2,
     exp2_of_product,
-    EXP2_CONSTANTS,
-    load_exp2_constants,
     float32,
     fma,
     inline,
+    int64,
     jit,
     load,
+    load_exp2_constants,
     load_first,
     load_one,
     mul,
@@ -44,15 +47,17 @@ from .vectors_numba import (
     store_one,
     sub,
     total,
+    void,
 )
 
 
+SOURCES = (__file__, VECTORS_SOURCE)
 CHUNK = 16  # steps between two states kept for the backward pass, as in selective_scan.py
 
-# Scratch memory of a task, in vectors: what belongs to parameters and states as (block, n), what belongs to the steps of
-# one chunk of one block as (step, quantity), so that a loop over steps needs one pointer. Lanes beyond the last channel
-# hold zeros. B and C of a chunk lie there as (n, step, 2) numbers, sums over channels for their gradients as (n, step, 2)
-# vectors: only after the last block are lanes added up.
+# Scratch memory of a task, in vectors: what belongs to parameters and states as (block, n), what belongs to the steps
+# of one chunk of one block as (step, quantity), so that a loop over steps needs one pointer. Lanes beyond the last
+# channel hold zeros. B and C of a chunk lie there as (n, step, 2) numbers, sums over channels for their gradients as
+# (n, step, 2) vectors: only after the last block are lanes added up.
 U, RAW, DT, DTU, O, GRAD_O, GATE_SLOPE, GRAD_DTU, GRAD_DTA, DECAY, H, DECAY2, H2 = range(0, 13 * LANES, LANES)
 STEP = 13 * LANES
 PAIR = 2 * LANES
@@ -81,7 +86,7 @@ def load_parameters(A, e, s, first, last, A2, largest_A):
                 value = load_one(A[0], (block * LANES + lane) * A[1] + n * A[2])
                 store_one(A2, at + lane, value * float32(LOG2_E))
             value = absolute(load(A2, at))
-            largest = fma(value, constant(0.0), at_least(value, largest))  # NaN or infinity in any makes it NaN
+            largest = fma(value, constant(0.0), at_least(largest, value))  # NaN or infinity in any makes it NaN
         store(largest_A, block * LANES, largest)
 
 
@@ -97,8 +102,8 @@ def load_B_and_C(B, C, row, start, steps, s, pairs):
 @inline
 def load_steps(u, delta, bias, with_softplus, row, start, steps, channel, width, largest_A, work):
     """
-    u, delta + bias, Δ and Δ·u of a chunk. Returns whether 2^(Δ·A2) stays clear of over- and underflow in all of it, and
-    neither Δ nor A2 is NaN anywhere.
+    u, delta + bias, Δ and Δ·u of a chunk. Returns whether 2^(Δ·A2) stays clear of over- and underflow in all of it,
+    and neither Δ nor A2 is NaN anywhere.
     """
     largest = constant(0.0)
     for t in range(steps):
@@ -110,15 +115,15 @@ def load_steps(u, delta, bias, with_softplus, row, start, steps, channel, width,
         store(work, t * STEP + DT, dt)
         store(work, t * STEP + DTU, mul(dt, u_t))
         store(work, t * STEP + O, constant(0.0))
-        largest = fma(dt, constant(0.0), at_least(absolute(dt), largest))
+        largest = fma(dt, constant(0.0), at_least(largest, absolute(dt)))
     return all_within(mul(largest, load(largest_A, 0)), float32(125.0))
 
 
 @inline
 def run_steps(h, h2, A2, at_n, two, pairs, steps, bounded, keep, exp2_constants, work):
     """
-    Eq. 5 for a component of the state, or `two` at once so that neither waits for the other's results: from h before the
-    chunk adds C·h to o and returns h after the chunk. `keep`s the decays, and h before and after every step.
+    Eq. 5 for a component of the state, or `two` at once so that neither waits for the other's results: from h before
+    the chunk adds C·h to o and returns h after it. `keep`s the decays, and h before and after every step.
     """
     a, a2 = load(A2, at_n), load(A2, at_n + LANES)
     if keep:
@@ -148,8 +153,9 @@ def run_steps(h, h2, A2, at_n, two, pairs, steps, bounded, keep, exp2_constants,
 @inline
 def reverse_steps(at_n, two, A2, carry, grad_A, pairs, steps, work, sums):
     """
-    Back through the chunk for one component of the state or two. carry is Ā·dL/dh of the step after the chunk, and becomes
-    that of its first step. Adds to dL/d(Δ·u) and dL/d(Δ·A)·A of the chunk, to dL/dA and to the sums over channels.
+    Back through the chunk for one component of the state or two. carry is Ā·dL/dh of the step after the chunk, and
+    becomes that of its first step. Adds to dL/d(Δ·u) and dL/d(Δ·A)·A of the chunk, to dL/dA and to the sums
+    over channels.
     """
     a, a2 = load(A2, at_n), load(A2, at_n + LANES)
     g, g2 = load(carry, at_n), load(carry, at_n + LANES)
@@ -192,7 +198,8 @@ def reverse_steps(at_n, two, A2, carry, grad_A, pairs, steps, work, sums):
 
 @jit(void(*[ADDRESS] * 7, *[int64] * 6, boolean, *[int64] * 6))
 def _forward(
-    u, delta, B, C, z, y, A, D, delta_bias, states, e, l, s, with_softplus, constants, scratch, row0, row1, block0, block1
+    u, delta, B, C, z, y, A, D, delta_bias, states, e, l, s, with_softplus,
+    constants, scratch, row0, row1, block0, block1,
 ):  # fmt: skip
     """y, and states (b, chunks, s, e), of rows row0 to row1 and the channels in blocks block0 to block1."""
     blocks, chunks = (e + LANES - 1) // LANES, (l + CHUNK - 1) // CHUNK
@@ -282,8 +289,8 @@ def _backward(
     with_softplus, sums_over_rows, constants, scratch, row0, row1, block0, block1,
 ):  # fmt: skip
     """
-    The gradients of those rows and channels. What is summed over rows goes to `sums_over_rows` (s + 2, e): A's, D's and
-    delta_bias's.
+    The gradients of those rows and channels. What is summed over rows, those of A, D and delta_bias, goes to
+    `sums_over_rows` (s + 2, e).
     """
     blocks, chunks = (e + LANES - 1) // LANES, (l + CHUNK - 1) // CHUNK
     per_state, per_channel = 4 * blocks * s * LANES, 4 * blocks * LANES
@@ -317,7 +324,11 @@ def _backward(
                 n = 0
                 while n < s:
                     two = bounded and n + 1 < s
-                    at_n, pairs_n, sums_n = (block * s + n) * LANES, pairs + 4 * n * NEXT_PAIRS, sums + 4 * n * NEXT_SUMS
+                    at_n, pairs_n, sums_n = (
+                        (block * s + n) * LANES,
+                        pairs + 4 * n * NEXT_PAIRS,
+                        sums + 4 * n * NEXT_SUMS,
+                    )
                     h = load_first(states, at_state + n * e, width)
                     if two:
                         h2 = load_first(states, at_state + (n + 1) * e, width)
@@ -346,7 +357,9 @@ def _backward(
                     grad_D_sum = fma(grad_o, u_t, grad_D_sum)
                     grad_bias_sum = add(grad_bias_sum, grad_dt)
                     store_first(grad_u[0], row * grad_u[1] + position * grad_u[2] + channel, width, grad_u_t)
-                    store_first(grad_delta[0], row * grad_delta[1] + position * grad_delta[2] + channel, width, grad_dt)
+                    store_first(
+                        grad_delta[0], row * grad_delta[1] + position * grad_delta[2] + channel, width, grad_dt
+                    )
                     if z[0] != 0:
                         grad_z_t = mul(o, load(work, at + GATE_SLOPE))
                         store_first(grad_z[0], row * grad_z[1] + position * grad_z[2] + channel, width, grad_z_t)
@@ -366,9 +379,13 @@ def _backward(
 # The kernels
 
 
-
 # ---------------------------------------------------------------------------------------------------------------------
 # From tensors to addresses
+
+
+def compile_scan():
+    """Compiles the kernels, or loads them from disk, so that a failure shows before the first step."""
+    compile_kernels(_forward, _backward)
 
 
 def numba_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep_states):
@@ -385,7 +402,9 @@ def numba_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep_stat
         arguments += (e, l, s, delta_softplus)
         tasks = _tasks(b, e, l, s)
         scratch = torch.empty(len(tasks), scratch_size(e, s))
-        run_tasks(_forward, [(*arguments, EXP2_CONSTANTS, work.data_ptr(), *task) for work, task in zip(scratch, tasks)])
+        run_tasks(
+            _forward, [(*arguments, EXP2_CONSTANTS, work.data_ptr(), *task) for work, task in zip(scratch, tasks)]
+        )
         del tensors
     return y if result is y else y.copy_(result), states
 
@@ -410,7 +429,9 @@ def numba_backward(grad_y, u, delta, A, B, C, D, z, delta_bias, delta_softplus, 
             parts = (x[i if split_channels else 0].transpose(1, 2) for x in (grad_B, grad_C))
             grads = map(_address, (grad_u, grad_delta, *parts, grad_z))
             parameters = (_address_of_A(A32), *map(_first, (D32, bias32, states)), e, l, s, delta_softplus)
-            calls.append((*addresses, *grads, *parameters, sums[i].data_ptr(), EXP2_CONSTANTS, scratch[i].data_ptr(), *task))
+            calls.append(
+                (*addresses, *grads, *parameters, sums[i].data_ptr(), EXP2_CONSTANTS, scratch[i].data_ptr(), *task)
+            )
         run_tasks(_backward, calls)
         del kept
     grad_A, grad_D, grad_bias = sums.sum(0).split([s, 1, 1])

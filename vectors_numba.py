@@ -7,16 +7,25 @@ Every function takes and returns vectors unless its docstring says otherwise; ad
 indices count fp32 elements. Importing this file without Numba raises ImportError.
 """
 
+import hashlib
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import torch
-from llvmlite import ir
-from numba import float32, int64, njit, types
-from numba.extending import intrinsic, models, register_model
 
 
+try:  # guarded here too: transformers looks for missing packages in every file of a checkpoint
+    from llvmlite import ir
+    from numba import boolean, float32, int64, njit, types, void
+    from numba.extending import intrinsic, models, register_model
+except Exception as error:
+    raise ImportError(f"numba: {type(error).__name__}: {error}") from error
+
+
+VECTORS_SOURCE = __file__
+_SOURCE_HASH = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8] if Path(__file__).is_file() else ""
 LANES = 16
 ADDRESS = types.UniTuple(int64, 3)  # of the first element, and the strides over rows and over steps, in elements
 _logger = logging.getLogger(__name__)
@@ -43,16 +52,20 @@ class _VectorModel(models.PrimitiveModel):
 
 def jit(signature):
     """
-    Compiles a kernel at its first call, or at `compile_kernel`, and keeps the machine code on disk for the next process.
+    A kernel, compiled by `compile_kernels`, whose machine code is kept on disk for the next process.
     Multiplications and additions may be fused, and nothing else is relaxed: NaN and infinity stay what they are.
     """
 
     def decorate(function):
+        # Numba goes by the time of the file that a kernel is in; what it takes from here must count too
+        function.__qualname__ += f"_{_SOURCE_HASH}"
         options = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
         try:
             kernel = njit(cache=True, **options)(function)
         except RuntimeError as error:  # Numba found no folder that it may write to
-            _log_once(f"The CPU kernels are compiled anew in every process ({error}); set NUMBA_CACHE_DIR to keep them.")
+            _log_once(
+                f"The CPU kernels are compiled anew in every process ({error}); set NUMBA_CACHE_DIR to keep them."
+            )
             kernel = njit(**options)(function)
         kernel.signature_to_compile = signature
         return kernel
@@ -123,7 +136,7 @@ def store(typing, address, index, values):
         builder.store(arguments[2], _pointer(builder, *arguments[:2], _FLOATS), align=4)
         return context.get_dummy_value()
 
-    return types.void(int64, int64, vector), generate
+    return void(int64, int64, vector), generate
 
 
 @intrinsic
@@ -155,7 +168,7 @@ def store_first(typing, address, index, count, values):
         builder.call(function, [values, pointer, ir.Constant(ir.IntType(32), 4), _lane_mask(builder, count)])
         return context.get_dummy_value()
 
-    return types.void(int64, int64, int64, vector), generate
+    return void(int64, int64, int64, vector), generate
 
 
 @intrinsic
@@ -176,7 +189,7 @@ def store_one(typing, address, index, value):
         builder.store(arguments[2], _pointer(builder, *arguments[:2], ir.FloatType()), align=4)
         return context.get_dummy_value()
 
-    return types.void(int64, int64, float32), generate
+    return void(int64, int64, float32), generate
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -214,6 +227,10 @@ def _select_less(builder, a, b, c):
     return builder.select(builder.fcmp_ordered("<", a, b), c, a)
 
 
+def _absolute(builder, a):
+    return builder.select(builder.fcmp_ordered("<", a, builder.fneg(a)), builder.fneg(a), a)
+
+
 def _zero_below(builder, a, b, c):
     return builder.select(builder.fcmp_ordered("<", a, b), ir.Constant(_FLOATS, [0.0] * LANES), c)
 
@@ -227,7 +244,7 @@ negative = _elementwise(1, lambda builder, a: builder.fneg(a))
 # What NaN is in the first argument stays NaN in these
 at_least = _elementwise(2, lambda builder, a, b: builder.select(builder.fcmp_ordered("<", a, b), b, a))
 at_most = _elementwise(2, lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b), b, a))
-absolute = _elementwise(1, lambda builder, a: builder.select(builder.fcmp_ordered("<", a, builder.fneg(a)), builder.fneg(a), a))
+absolute = _elementwise(1, _absolute)
 zero_below = _elementwise(3, _zero_below)  # c, but 0 where a < b
 _plus_exponent = _elementwise(2, _add_exponent)  # a * 2^n where b = ROUND + n, without any care for over- or underflow
 
@@ -265,7 +282,7 @@ def all_within(typing, a, bound):
         name = f"llvm.vector.reduce.and.v{LANES}i1"
         return builder.call(_declare(builder, name, ir.IntType(1), [inside.type]), [inside])
 
-    return types.boolean(vector, float32), generate
+    return boolean(vector, float32), generate
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -347,7 +364,7 @@ def sigmoid(x):
 def softplus(x):
     """log(1 + e^x), as max(x, 0) + log(1 + e^-|x|)"""
     positive = at_least(x, constant(0.0))
-    y = exp2(mul(constant(LOG2_E), sub(x, add(positive, positive))))  # e^-|x|, in [0, 1]
+    y = exp2(mul(constant(-LOG2_E), absolute(x)))  # e^-|x|, in [0, 1]
     s = div(y, add(constant(2.0), y))  # log(1 + y) = 2 atanh(s)
     s2 = mul(s, s)
     p = fma(s2, constant(_LOG1P[3]), constant(_LOG1P[2]))
