@@ -8,6 +8,13 @@ as the projections around it have it, so that nothing is transposed on the way; 
 import torch
 import torch.nn.functional as F
 
+from .cpu_kernels import runs_on_cpu_kernels
+
+
+try:  # absent where Numba is
+    from .block_numba import conv_silu, conv_silu_backward
+except Exception:
+    conv_silu = conv_silu_backward = None
 
 try:  # an optional CUDA kernel; a broken install counts as none
     from causal_conv1d import causal_conv1d_fn
@@ -33,7 +40,10 @@ def causal_conv_silu(x, weight, bias=None):
     if torch.is_autocast_enabled(x.device.type):
         x, weight = x.float(), weight.float()
         bias = bias if bias is None else bias.float()
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
+    needs_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
+    if runs_on_cpu_kernels(x, weight, bias):
+        return (_FusedConvSilu.apply if needs_grad else conv_silu)(x, weight[:, 0], bias)
+    if needs_grad:
         return F.silu(_CausalConv.apply(x, weight[:, 0], bias))
     return F.silu(_convolve(x, weight[:, 0], bias))
 
@@ -69,3 +79,17 @@ class _CausalConv(torch.autograd.Function):
             taps[k - 1 - shift] = (later * earlier).sum((0, 1))
         grad_bias = grad.sum((0, 1)) if ctx.has_bias else None
         return grad_x, torch.stack(taps, dim=-1), grad_bias
+
+
+class _FusedConvSilu(torch.autograd.Function):
+    """Convolution and SiLU in one pass over memory, and one for all gradients."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight, bias)
+        return conv_silu(x, weight, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        return conv_silu_backward(grad, *ctx.saved_tensors)

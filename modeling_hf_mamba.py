@@ -36,6 +36,7 @@ from .causal_conv import causal_conv_silu
 from .clean_room import add_reports, check_checkpoint
 from .configuration_hf_mamba import HFMambaConfig
 from .packed_sequence import PackedSequence, as_mask, block_diagonal, pool, take_positions
+from .rms_norm import RMSNorm
 from .selective_scan import resolve_scan_implementation, selective_scan
 from .self_attention import HFMambaAttention
 
@@ -179,7 +180,7 @@ class HFMambaBlock(GradientCheckpointingLayer):
 
     def __init__(self, config: HFMambaConfig, scan_implementation="auto"):
         super().__init__()
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         if config.backbone == "mamba":
             self.mixer = HFMambaMixer(config, scan_implementation)
         else:
@@ -188,7 +189,7 @@ class HFMambaBlock(GradientCheckpointingLayer):
         self.feed_forward = None
         if config.backbone == "transformer":
             d = config.hidden_size
-            self.feed_forward_norm = nn.RMSNorm(d, eps=config.rms_norm_eps)
+            self.feed_forward_norm = RMSNorm(d, eps=config.rms_norm_eps)
             self.feed_forward = nn.Sequential(nn.Linear(d, 4 * d), nn.GELU(), nn.Linear(4 * d, d))
 
     def forward(self, hidden_states, mask, reverse_index=None, attentions=None):
@@ -307,7 +308,7 @@ class HFMambaModel(HFMambaPreTrainedModel):
         if hierarchical and config.segment_embeddings == "learned":
             self.segment_embeddings = nn.Embedding(2, config.hidden_size)
         self.fusion_stack = HFMambaStack(config, config.num_fusion_layers, scan_implementation)
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_init()
 
     def get_input_embeddings(self):

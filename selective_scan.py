@@ -17,13 +17,12 @@ What this file does not do: complex A, constant B or C, grouped B or C, an initi
 """
 
 import hashlib
-import logging
-from functools import cache
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
+from .cpu_kernels import KERNEL_SOURCES, is_plain_eager, say_that_numba_is_missing, why_not_numba
 from .selective_scan_torch import CHUNK, TORCH_SOURCE, like, state_dtype, torch_backward, torch_forward
 
 
@@ -32,15 +31,12 @@ try:  # an optional CUDA kernel; a broken install counts as none
 except Exception:
     mamba_ssm_selective_scan = None
 
-try:  # the CPU kernel; without Numba, or with a broken one, the torch path runs
-    from .selective_scan_numba import SOURCES, compile_scan, numba_backward, numba_forward
-
-    numba_problem = None
-except Exception as error:
-    SOURCES, numba_problem = (), str(error)
+try:  # absent where Numba is
+    from .selective_scan_numba import numba_backward, numba_forward
+except Exception:
+    numba_forward = numba_backward = None
 
 
-logger = logging.getLogger(__name__)
 SCAN_IMPLEMENTATIONS = ("auto", "reference", "torch", "numba", "mamba_ssm")
 _SHAPES = {"u": "bel", "delta": "bel", "A": "es", "B": "bsl", "C": "bsl", "D": "e", "z": "bel", "delta_bias": "e"}
 
@@ -81,7 +77,7 @@ def selective_scan(
     # An exported program is for inference, and kept states of size ceil(l / CHUNK) would pin its length.
     needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     needs_grad = needs_grad and not torch.compiler.is_exporting()
-    if _is_plain_eager(tensors):  # a call of an operator costs more than a short scan
+    if is_plain_eager(*tensors):  # a call of an operator costs more than a short scan
         if needs_grad:
             return _Scan.apply(*tensors, delta_softplus, implementation)
         return _kernel(implementation)[0](*tensors, delta_softplus, keep_states=False)[0]
@@ -134,45 +130,8 @@ def resolve_scan_implementation(scan_implementation, device, dtype=torch.float32
     if device_type == "cpu" and why_not_numba() is None:
         return "numba"
     if device_type == "cpu":
-        _say_that_numba_is_missing()
+        say_that_numba_is_missing()
     return "torch"
-
-
-def why_not_numba():
-    """None if the CPU kernel works, which is found out by compiling or loading it; else what is wrong, in words."""
-    if torch.compiler.is_compiling():  # which can't look into that; the operator will, when it runs
-        return numba_problem
-    return _problem_with_numba()
-
-
-@cache
-def _problem_with_numba():
-    if numba_problem is not None:
-        return numba_problem
-    try:
-        compile_scan()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}".splitlines()[0]
-    return None
-
-
-@cache
-def _say_that_numba_is_missing():
-    logger.warning(
-        f"The recurrence runs in plain PyTorch on this CPU, several times slower than with Numba, which can't be used "
-        f"({why_not_numba()}). To fix it: pip install numba"
-    )
-
-
-def _is_plain_eager(tensors):
-    """Whether a kernel may read the tensors' memory here and now: nothing is compiled, exported or transformed."""
-    return (
-        all(x is None or type(x) in (torch.Tensor, torch.nn.Parameter) for x in tensors)
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._functorch.peek_interpreter_stack() is None
-    )
 
 
 def _scan_with_mamba_ssm(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
@@ -248,7 +207,7 @@ _INPUTS += "bool delta_softplus, str implementation"
 def _source_hash():
     """Of the files that decide what the operators compute."""
     digest = hashlib.sha256()
-    for path in (__file__, TORCH_SOURCE, *SOURCES):
+    for path in (__file__, TORCH_SOURCE, *KERNEL_SOURCES):
         digest.update(Path(path).read_bytes() if Path(path).is_file() else str(path).encode())
     return digest.hexdigest()[:12]
 

@@ -15,7 +15,6 @@ from .vectors_numba import (
     LANES,
     LN_2,
     LOG2_E,
-    VECTORS_SOURCE,
     absolute,
     add,
     all_within,
@@ -51,7 +50,7 @@ from .vectors_numba import (
 )
 
 
-SOURCES = (__file__, VECTORS_SOURCE)
+SCAN_SOURCE = __file__
 CHUNK = 16  # steps between two states kept for the backward pass, as in selective_scan.py
 
 # Scratch memory of a task, in vectors: what belongs to parameters and states as (block, n), what belongs to the steps

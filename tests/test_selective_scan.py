@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
-from hf_mamba.selective_scan import CHUNK, resolve_scan_implementation, selective_scan, why_not_numba
+from hf_mamba.cpu_kernels import say_that_numba_is_missing, why_not_numba
+from hf_mamba.selective_scan import CHUNK, resolve_scan_implementation, selective_scan
 
 
 scan_module = importlib.import_module("hf_mamba.selective_scan")
@@ -366,7 +367,7 @@ def test_operators_pass_torchs_own_checks(implementation):
 def test_operators_and_eager_mode_are_the_same_kernel(implementation, monkeypatch):
     inputs = make_inputs()
     expected = outputs_and_grads(inputs, implementation)
-    monkeypatch.setattr(scan_module, "_is_plain_eager", lambda _: False)
+    monkeypatch.setattr(scan_module, "is_plain_eager", lambda *_: False)
     got = outputs_and_grads(inputs, implementation)
     assert all(torch.equal(got[name], x) for name, x in expected.items())
 
@@ -376,7 +377,7 @@ def copy_of_the_scan(folder, name, change=("", "")):
     folder = folder / name
     folder.mkdir()
     for path in Path(scan_module.__file__).parent.glob("*.py"):
-        if path.name.startswith(("selective_scan", "vectors_numba")):
+        if path.name.startswith(("selective_scan", "vectors_numba", "block_numba", "cpu_kernels")):
             (folder / path.name).write_text(path.read_text("utf-8").replace(*change), "utf-8")
     (folder / "__init__.py").touch()
     spec = importlib.util.spec_from_file_location(name, folder / "__init__.py")
@@ -398,9 +399,9 @@ def test_different_code_in_one_process_computes_with_its_own_kernel(requires_gra
     inputs["u"].requires_grad_(requires_grad)
     for is_eager in (True, False):
         for module in (other, scan_module):
-            module_is_eager, module._is_plain_eager = module._is_plain_eager, lambda _, answer=is_eager: answer
+            module_is_eager, module.is_plain_eager = module.is_plain_eager, lambda *_, answer=is_eager: answer
             y = module.selective_scan(**inputs, scan_implementation="torch")
-            module._is_plain_eager = module_is_eager
+            module.is_plain_eager = module_is_eager
             assert (y == 7).all() == (module is other)
 
 
@@ -409,7 +410,8 @@ def test_different_code_in_one_process_computes_with_its_own_kernel(requires_gra
 
 
 def without_numba(monkeypatch):
-    monkeypatch.setattr(scan_module, "why_not_numba", lambda: "ImportError: No module named 'numba'")
+    for module in (scan_module, importlib.import_module("hf_mamba.cpu_kernels")):
+        monkeypatch.setattr(module, "why_not_numba", lambda: "ImportError: No module named 'numba'")
 
 
 def test_what_auto_runs(monkeypatch, caplog):
@@ -431,7 +433,7 @@ def test_what_auto_runs(monkeypatch, caplog):
 
 def test_without_numba_auto_is_torch_and_says_so_once(monkeypatch, caplog):
     without_numba(monkeypatch)
-    scan_module._say_that_numba_is_missing.cache_clear()
+    say_that_numba_is_missing.cache_clear()
     for _ in range(3):
         selective_scan(**make_inputs())
     assert [record.levelname for record in caplog.records] == ["WARNING"]
