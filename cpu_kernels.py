@@ -51,19 +51,21 @@ def say_that_numba_is_missing():
 
 def is_plain_eager(*tensors):
     """Whether a kernel may read the tensors' memory here and now: nothing is compiled, exported or transformed."""
+    if torch.compiler.is_compiling():
+        return False
+    for x in tensors:
+        if x is not None and type(x) is not torch.Tensor and type(x) is not torch.nn.Parameter:
+            return False
     return (
-        not torch.compiler.is_compiling()
-        and all(x is None or type(x) in (torch.Tensor, torch.nn.Parameter) for x in tensors)
-        and not torch.jit.is_tracing()
-        and torch._C._len_torch_dispatch_stack() == 0
+        torch._C._len_torch_dispatch_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None
+        and not torch.jit.is_tracing()
     )
 
 
 def runs_on_cpu_kernels(*tensors):
     """Whether Numba's kernels of the block take these tensors: plain fp32 on a CPU, and Numba works."""
-    return (
-        is_plain_eager(*tensors)
-        and all(x is None or (x.dtype == torch.float32 and x.device.type == "cpu") for x in tensors)
-        and why_not_numba() is None
-    )
+    for x in tensors:
+        if x is not None and (x.dtype != torch.float32 or x.device.type != "cpu"):
+            return False
+    return is_plain_eager(*tensors) and why_not_numba() is None

@@ -285,6 +285,12 @@ class HFMambaPreTrainedModel(PreTrainedModel):
             check_checkpoint(working_dir, model=self, name=f"The model for {repo_id}")
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
+    def describe_scan(self):
+        """One line for a log: what computes the recurrence on the device that the model is on."""
+        asked = {module.scan_implementation for module in self.modules() if isinstance(module, HFMambaSSM)}
+        runs = {resolve_scan_implementation(name, self.device) for name in asked}
+        return f"The recurrence runs on {self.device} by: {', '.join(sorted(runs)) or 'nothing, there is none'}."
+
 
 class HFMambaModel(HFMambaPreTrainedModel):
     """

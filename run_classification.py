@@ -212,6 +212,7 @@ def build_trainer(posts, processor, model, model_args, training_args):
 
 def train(trainer, posts, checkpoint):
     """Trains (from `checkpoint` if there is one) and saves the model, its processor and its code."""
+    logger.info(trainer.model.describe_scan())
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(_internal_call=True)  # else it would push already, before there is a card
     trainer.save_state()

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -62,10 +63,8 @@ def jit(signature):
         options = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
         try:
             kernel = njit(cache=True, **options)(function)
-        except RuntimeError as error:  # Numba found no folder that it may write to
-            _log_once(
-                f"The CPU kernels are compiled anew in every process ({error}); set NUMBA_CACHE_DIR to keep them."
-            )
+        except RuntimeError:  # Numba found no folder that it may write to
+            _say_that_nothing_is_kept()
             kernel = njit(**options)(function)
         kernel.signature_to_compile = signature
         return kernel
@@ -83,13 +82,12 @@ def compile_kernels(*kernels):
         kernel.disable_compile()
 
 
-_logged = set()
-
-
-def _log_once(message):
-    if message not in _logged:
-        _logged.add(message)
-        _logger.warning(message)
+@cache
+def _say_that_nothing_is_kept():
+    _logger.warning(
+        "Numba found no folder to keep its kernels in: every process compiles them anew, which takes seconds. To fix "
+        "it: set NUMBA_CACHE_DIR to a folder that can be written to"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -6,9 +6,9 @@ The paper's model (5 + 5 + 5 blocks, hidden size 64) against the same model buil
     python benchmarks/bench_model.py --threads 1 --lengths      # one block of each kind over length 128 to 8,192
 
 Prints Markdown. Models take turns step by step, so that a noisy machine disturbs all alike: medians and ratios are what
-counts. Peers: transformers' own MambaBlock, eager and (if mambapy can be imported, `pip install mambapy`) with mambapy's
-parallel scan; "scan removed" is ours with y = (u + Δ) * silu(z) in its place, all projections kept; "attention" is a
-pre-norm Transformer block of about the same number of parameters, with PyTorch's scaled_dot_product_attention.
+counts. Peers: transformers' own MambaBlock, eager and (if mambapy can be imported, `pip install mambapy`) with
+mambapy's parallel scan; "scan removed" is ours with y = (u + Δ) * silu(z) in its place, all projections kept;
+"attention" is a pre-norm Transformer block of about the same number of parameters, with PyTorch's scaled_dot_product_attention.
 """
 
 import argparse
@@ -88,7 +88,9 @@ def remove_scan():
 
     def scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, scan_implementation):
         if scan_implementation != "reference":
-            return selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, scan_implementation=scan_implementation)
+            return selective_scan(
+                u, delta, A, B, C, D, z, delta_bias, delta_softplus, scan_implementation=scan_implementation
+            )
         return (u + delta + _Ignored.apply(B, C)) * F.silu(z)
 
     modeling_hf_mamba.selective_scan = scan
