@@ -32,9 +32,10 @@ except Exception:
     mamba_ssm_selective_scan = None
 
 try:  # absent where Numba is
+    from .selective_scan_numba import CHUNK as NUMBA_CHUNK
     from .selective_scan_numba import numba_backward, numba_forward
 except Exception:
-    numba_forward = numba_backward = None
+    NUMBA_CHUNK = numba_forward = numba_backward = None
 
 
 SCAN_IMPLEMENTATIONS = ("auto", "reference", "torch", "numba", "mamba_ssm")
@@ -74,7 +75,7 @@ def selective_scan(
         if u.numel() > 0 and A.shape[1] <= 256:  # what its kernel can do
             return _scan_with_mamba_ssm(*tensors, delta_softplus)
         implementation = "torch"
-    # An exported program is for inference, and kept states of size ceil(l / CHUNK) would pin its length.
+    # An exported program is for inference, and kept states, one every so many steps, would pin its length.
     needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     needs_grad = needs_grad and not torch.compiler.is_exporting()
     if is_plain_eager(*tensors):  # a call of an operator costs more than a short scan
@@ -129,7 +130,7 @@ def resolve_scan_implementation(scan_implementation, device, dtype=torch.float32
         return "mamba_ssm"
     if device_type == "cpu" and why_not_numba() is None:
         return "numba"
-    if device_type == "cpu":
+    if device_type == "cpu" and not torch.compiler.is_compiling():  # which can't trace a logger
         say_that_numba_is_missing()
     return "torch"
 
@@ -259,9 +260,10 @@ def _training(*inputs):
     return _kernel_for(inputs)[0](*inputs[:-1], keep_states=True)
 
 
-def _training_fake(u, delta, A, B, C, *_):
+def _training_fake(u, delta, A, B, C, *others):
     (b, e, l), s = u.shape, A.shape[1]
-    states = u.new_empty(b, (l + CHUNK - 1) // CHUNK, s, e, dtype=state_dtype(u, delta, A, B, C))
+    chunk = NUMBA_CHUNK if others[-1] == "numba" else CHUNK
+    states = u.new_empty(b, (l + chunk - 1) // chunk, s, e, dtype=state_dtype(u, delta, A, B, C))
     return like(u), states
 
 

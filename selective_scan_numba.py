@@ -51,7 +51,7 @@ from .vectors_numba import (
 
 
 SCAN_SOURCE = __file__
-CHUNK = 16  # steps between two states kept for the backward pass, as in selective_scan.py
+CHUNK = 32  # steps between two states kept for the backward pass
 
 # Scratch memory of a task, in vectors: what belongs to parameters and states as (block, n), what belongs to the steps
 # of one chunk of one block as (step, quantity), so that a loop over steps needs one pointer. Lanes beyond the last

@@ -22,10 +22,10 @@ _PerInput = namedtuple("_PerInput", "u delta A B C D z delta_bias")
 
 def state_dtype(*tensors):
     """At least fp32, whatever comes in: rounding a bf16 state at every step adds up."""
-    dtype = torch.float32
     for x in tensors:
-        dtype = torch.promote_types(dtype, x.dtype)
-    return dtype
+        if x.dtype == torch.float64:
+            return torch.float64
+    return torch.float32
 
 
 def torch_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep_states):

@@ -5,10 +5,11 @@ The paper's model (5 + 5 + 5 blocks, hidden size 64) against the same model buil
     python benchmarks/bench_model.py --threads 1 --removed 128  # a step at batch 128 against that without any scan
     python benchmarks/bench_model.py --threads 1 --lengths      # one block of each kind over length 128 to 8,192
 
-Prints Markdown. Models take turns step by step, so that a noisy machine disturbs all alike: medians and ratios are what
-counts. Peers: transformers' own MambaBlock, eager and (if mambapy can be imported, `pip install mambapy`) with
-mambapy's parallel scan; "scan removed" is ours with y = (u + Δ) * silu(z) in its place, all projections kept;
-"attention" is a pre-norm Transformer block of about the same number of parameters, with PyTorch's scaled_dot_product_attention.
+Prints Markdown. Models take turns step by step, so that a noisy machine disturbs all alike: medians and ratios are
+what counts. Peers: transformers' own MambaBlock, eager and (if mambapy can be imported: `pip install mambapy`) with
+its parallel scan; "scan removed" is ours with y = (u + Δ) * silu(z) in the scan's place, all projections kept;
+"attention" is a pre-norm Transformer block of about the same number of parameters, with PyTorch's
+scaled_dot_product_attention.
 """
 
 import argparse

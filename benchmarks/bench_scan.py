@@ -1,32 +1,42 @@
 """
-The scan against transformers' own, interleaved in one run; prints a Markdown table of medians and ratios.
+The scan against others' scans, taking turns in one run; prints a Markdown table of medians, ratios, errors and memory.
 
     python benchmarks/bench_scan.py --threads 1
+    MAMBA_SKIP_CUDA_BUILD=TRUE pip download mamba-ssm==2.3.2.post1 --no-deps --no-binary :all: --no-build-isolation
+    python benchmarks/bench_scan.py --threads 1 --mamba_ssm_source mamba_ssm-2.3.2.post1.tar.gz
 
-Peers run only where they end in reasonable time: the backward pass of transformers' eager scan is quadratic in length.
-Peak memory is what torch's CPU allocator held at once beyond the inputs, counted by its profiler in a run of its own.
+Peers: transformers' eager scan; mambapy's parallel scan if it can be imported (`pip install mambapy`); the pure-Python
+`selective_scan_ref` of mamba_ssm, read out of its source distribution. Peers run only where they end in reasonable
+time: the backward pass of transformers' eager scan is quadratic in length. Errors are the largest of y and of all
+gradients against float64, relative to the largest value. Peak memory is what torch's CPU allocator held at once beyond
+inputs and dL/dy, counted by its profiler in a run of its own.
 """
 
 import argparse
+import ast
 import statistics
+import tarfile
 import time
 
 import torch
+import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 from transformers.models.mamba.modeling_mamba import mamba_selective_scan
 
-from hf_mamba.selective_scan import selective_scan
+from hf_mamba.selective_scan import SCAN_IMPLEMENTATIONS, resolve_scan_implementation, selective_scan
 
 
 CHANNELS, STATE_SIZE = 128, 16
-# (batch, length), backward too, reference and transformers as well
+# (batch, length), backward too, and the peers that take less than minutes
+ALL, NO_TRANSFORMERS = ("transformers", "mambapy", "mamba_ssm"), ("mambapy",)
 CASES = [
-    (1, 211, False, True),
-    (128, 324, False, False),
-    (1, 211, True, True),
-    (8, 324, True, True),
-    (32, 211, True, False),
-    (128, 324, True, False),
+    (1, 211, False, ALL),
+    (8, 324, False, ALL),
+    (128, 324, False, ALL),
+    (1, 211, True, ALL),
+    (8, 324, True, ALL),
+    (32, 211, True, ALL),
+    (128, 324, True, NO_TRANSFORMERS),
 ]
 
 
@@ -44,27 +54,82 @@ def make_inputs(batch, length, requires_grad):
     return [x.requires_grad_(requires_grad) for x in inputs]
 
 
-def run(scan, inputs, backward):
-    with torch.set_grad_enabled(backward):
-        y = scan(*inputs)
-        if backward:
-            torch.autograd.grad(y, inputs, torch.ones_like(y))
+def mambapy_scan(pscan):
+    """As transformers' MambaMixer calls mambapy."""
+
+    def scan(u, delta, A, B, C, D, z, delta_bias):
+        delta = F.softplus(delta + delta_bias[:, None])
+        decays = torch.exp(A[None, :, None, :] * delta[:, :, :, None])  # (b, e, l, s)
+        added = delta[:, :, :, None] * B.transpose(1, 2)[:, None] * u[:, :, :, None]
+        h = pscan(decays.transpose(1, 2), added.transpose(1, 2))  # (b, l, e, s)
+        y = (h @ C.transpose(1, 2).unsqueeze(-1)).squeeze(-1).transpose(1, 2)
+        return (y + u * D[:, None]) * F.silu(z)
+
+    return scan
 
 
-def interleaved_medians(scans, inputs, backward, repeats):
-    """Median milliseconds of each scan, the scans taking turns so that a busy machine slows all of them alike."""
+def mamba_ssm_reference(source):
+    """The function `selective_scan_ref` alone, out of mamba_ssm's source distribution, which needs CUDA to import."""
+    with tarfile.open(source) as archive:
+        names = [name for name in archive.getnames() if name.endswith("ops/selective_scan_interface.py")]
+        text = archive.extractfile(names[0]).read().decode()
+    (function,) = [x for x in ast.parse(text).body if getattr(x, "name", None) == "selective_scan_ref"]
+    namespace = {"torch": torch, "F": F}
+    for line in text.splitlines():
+        if line.startswith("from einops"):
+            exec(line, namespace)
+    exec(compile(ast.Module([function], []), names[0], "exec"), namespace)
+    return lambda *inputs: namespace["selective_scan_ref"](*inputs, True)
+
+
+def scans_by_name(mamba_ssm_source):
+    """Ours that can run here, then the peers."""
+    scans = {}
+    for name in SCAN_IMPLEMENTATIONS:
+        try:
+            if name != "auto" and resolve_scan_implementation(name, "cpu") == name:
+                scans[name] = lambda *x, name=name: selective_scan(*x, True, scan_implementation=name)
+        except ValueError:
+            continue  # it can't run here
+    scans = dict(sorted(scans.items(), key=lambda item: ["numba", "torch", "reference"].index(item[0])))
+    scans["transformers"] = lambda *x: mamba_selective_scan(*x, True)
+    try:
+        from mambapy.pscan import pscan
+
+        scans["mambapy"] = mambapy_scan(pscan)
+    except ImportError:
+        pass
+    if mamba_ssm_source is not None:
+        scans["mamba_ssm"] = mamba_ssm_reference(mamba_ssm_source)
+    return scans
+
+
+def run(scan, inputs, grad_y):
+    """y, and the gradients of all inputs if there is a grad_y."""
+    if grad_y is None:
+        with torch.no_grad():
+            return [scan(*inputs)]
+    return torch.autograd.grad([scan(*inputs)], inputs, [grad_y])
+
+
+def interleaved_medians(scans, inputs, grad_y, repeats):
+    """Median milliseconds of each scan; after a first round to warm up, who takes seconds runs once or three times."""
     times = {name: [] for name in scans}
-    for name in [*scans] * (repeats + 1):  # the first round warms up
-        start = time.perf_counter()
-        run(scans[name], inputs, backward)
-        times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: statistics.median(values[1:]) for name, values in times.items()}
+    for repeat in range(repeats + 1):
+        for name, scan in scans.items():
+            if repeat > 1 and times[name][0] > 5000 or repeat > 3 and times[name][0] > 1000:
+                continue
+            start = time.perf_counter()
+            run(scan, inputs, grad_y)
+            if repeat:
+                times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
-def peak_mebibytes(scan, inputs, backward):
+def peak_mebibytes(scan, inputs, grad_y):
     """The largest running sum of the allocator's events."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run(scan, inputs, backward)
+        run(scan, inputs, grad_y)
     held = peak = 0
     for event in profiler.profiler.kineto_results.events():
         if event.name() == "[memory]":
@@ -73,30 +138,44 @@ def peak_mebibytes(scan, inputs, backward):
     return peak / 2**20
 
 
+def largest_error(scan, inputs, grad_y):
+    """Against our torch path in float64, which the tests hold against the reference."""
+    exact = [x.detach().double().requires_grad_(x.requires_grad) for x in inputs]
+    expected = run(
+        lambda *x: selective_scan(*x, True, scan_implementation="torch"),
+        exact,
+        None if grad_y is None else grad_y.double(),
+    )
+    pairs = zip(run(scan, inputs, grad_y), expected)
+    return max(((got.double() - x).abs().max() / x.abs().max()).item() for got, x in pairs)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1, help="torch's intra-op threads")
-    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each scan, after one to warm up")
+    parser.add_argument("--repeats", type=int, default=7, help="timed runs of each scan, after one to warm up")
+    parser.add_argument("--mamba_ssm_source", help="mamba_ssm's source distribution, a .tar.gz")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-
-    scans = {
-        "torch": lambda *x: selective_scan(*x, True, scan_implementation="torch"),
-        "reference": lambda *x: selective_scan(*x, True, scan_implementation="reference"),
-        "transformers": lambda *x: mamba_selective_scan(*x, True),
-    }
-    print(f"{args.threads} thread(s), e = {CHANNELS}, s = {STATE_SIZE}, torch {torch.__version__}, milliseconds\n")
-    print("| (batch, length) | torch | reference | transformers | transformers / torch | peak MiB of torch |")
-    print("|---|---|---|---|---|---|")
-    for batch, length, backward, with_peers in CASES:
+    scans = scans_by_name(args.mamba_ssm_source)
+    ours = next(iter(scans))
+    print(f"{args.threads} thread(s), e = {CHANNELS}, s = {STATE_SIZE}, fp32, torch {torch.__version__}\n")
+    print(f"| (batch, length) | scan | ms | over {ours} | error | peak MiB |\n|---|---|---|---|---|---|")
+    for batch, length, backward, peers in CASES:
         inputs = make_inputs(batch, length, backward)
-        chosen = scans if with_peers else {"torch": scans["torch"]}
-        median = interleaved_medians(chosen, inputs, backward, args.repeats)
-        cells = [f"{median[name]:.1f}" if name in median else "-" for name in scans]
-        ratio = f"{median['transformers'] / median['torch']:.0f}" if with_peers else "-"
-        peak = peak_mebibytes(scans["torch"], inputs, backward)
-        kind = "forward + backward" if backward else "forward"
-        print(f"| ({batch}, {length}) {kind} | {' | '.join(cells)} | {ratio} | {peak:.0f} |", flush=True)
+        grad_y = torch.randn(batch, length, CHANNELS).transpose(1, 2) if backward else None
+        small = batch * length < 4000
+        skipped = {*ALL} - {*peers} | (set() if small else {"reference"})
+        chosen = {name: scan for name, scan in scans.items() if name not in skipped}
+        median = interleaved_medians(chosen, inputs, grad_y, args.repeats * (5 if batch == 1 else 1))
+        for name, scan in chosen.items():
+            cells = [f"({batch}, {length}) {'forward + backward' if backward else 'forward'}", name]
+            cells += [f"{median[name]:.2f}", f"{median[name] / median[ours]:.1f}"]
+            if name in ("numba", "torch") or median[name] < 2000:
+                cells += [f"{largest_error(scan, inputs, grad_y):.0e}", f"{peak_mebibytes(scan, inputs, grad_y):.0f}"]
+            else:
+                cells += ["-", "-"]
+            print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

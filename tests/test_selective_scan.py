@@ -80,7 +80,9 @@ def test_reference_is_equation_5_by_hand():
 
 @each_implementation
 @pytest.mark.parametrize("b", [0, 1, 5, 129])
-@pytest.mark.parametrize("l", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 1])
+@pytest.mark.parametrize(
+    "l", [0, 1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 1, 4 * CHUNK + 1]
+)
 def test_lengths_and_batches(implementation, b, l):
     check_against_float64(make_inputs(b=b, l=l), implementation)
 
@@ -181,8 +183,8 @@ def test_mixed_dtypes_as_under_autocast(implementation):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("where", ["u", "delta", "B", "C", "z"])
 def test_nan_and_infinity_come_out_as_in_the_reference(implementation, where, value):
-    inputs = make_inputs(b=3, l=CHUNK + 4)
-    inputs[where][1, 2, CHUNK - 2] = value
+    inputs = make_inputs(b=3, l=2 * CHUNK + 4)
+    inputs[where][1, 2, 2 * CHUNK - 2] = value
     got = check_what_is_not_finite(inputs, implementation)
     assert got["y"][[0, 2]].isfinite().all()  # other rows know nothing of it
 
@@ -191,7 +193,7 @@ def test_nan_and_infinity_come_out_as_in_the_reference(implementation, where, va
 @pytest.mark.parametrize("where", ["A", "D", "delta_bias"])
 @each_implementation
 def test_nan_and_infinity_in_a_parameter_stay_in_its_channel(implementation, where, value):
-    inputs = make_inputs(e=20, l=CHUNK + 4)
+    inputs = make_inputs(e=20, l=2 * CHUNK + 4)
     inputs[where][3] = value
     got = check_what_is_not_finite(inputs, implementation)
     assert got["y"][:, [*range(3), *range(4, 20)]].isfinite().all()
@@ -287,16 +289,18 @@ def test_same_call_same_bits(implementation):
 # Inside torch: memory, checkpointing, compile, export
 
 
-def test_states_are_kept_once_a_chunk_and_only_for_training():
+@each_implementation
+def test_states_are_kept_once_a_chunk_and_only_for_training(implementation):
     inputs = make_inputs(l=10 * CHUNK, e=8, s=4)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
-        selective_scan(**inputs)
+        selective_scan(**inputs, scan_implementation=implementation)
         assert kept == []
         inputs["A"].requires_grad_()
-        selective_scan(**inputs)
+        selective_scan(**inputs, scan_implementation=implementation)
     own = {x.data_ptr() for x in inputs.values()}
-    assert sum(x.numel() for x in kept if x.data_ptr() not in own) == 2 * 10 * 4 * 8  # b * chunks * s * e
+    chunks = {"torch": 10, "numba": 5}[implementation]
+    assert sum(x.numel() for x in kept if x.data_ptr() not in own) == 2 * chunks * 4 * 8  # b * chunks * s * e
 
 
 @each_implementation
@@ -357,7 +361,7 @@ def test_compiled_whole_is_eager():
 
 @each_implementation
 def test_operators_pass_torchs_own_checks(implementation):
-    inputs = [x.requires_grad_() for x in make_inputs(b=1, e=3, l=CHUNK + 1, s=2).values()]
+    inputs = [x.requires_grad_() for x in make_inputs(b=1, e=3, l=2 * CHUNK + 1, s=2).values()]
     for op in (torch.ops.hf_mamba.selective_scan_v2, torch.ops.hf_mamba.selective_scan_with_states_v2):
         utilities = ("test_schema", "test_faketensor")
         torch.library.opcheck(op.default, (*inputs, True, implementation), test_utils=utilities)
