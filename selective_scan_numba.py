@@ -158,7 +158,7 @@ def reverse_steps(at_n, two, A2, carry, grad_A, pairs, steps, work, sums):
     """
     a, a2 = load(A2, at_n), load(A2, at_n + LANES)
     g, g2 = load(carry, at_n), load(carry, at_n + LANES)
-    grad_a, grad_a2 = load(grad_A, at_n), load(grad_A, at_n + LANES)
+    grad_a, grad_a2 = constant(0.0), constant(0.0)  # sums of sums lose less than one long sum
     for i in range(steps):
         t = steps - 1 - i
         at, at_sum = t * STEP, t * PAIR
@@ -185,10 +185,10 @@ def reverse_steps(at_n, two, A2, carry, grad_A, pairs, steps, work, sums):
         store(work, at + GRAD_DTU, grad_dtu)
         store(work, at + GRAD_DTA, grad_dta)
     store(carry, at_n, g)
-    store(grad_A, at_n, grad_a)
+    store(grad_A, at_n, add(load(grad_A, at_n), grad_a))
     if two:
         store(carry, at_n + LANES, g2)
-        store(grad_A, at_n + LANES, grad_a2)
+        store(grad_A, at_n + LANES, add(load(grad_A, at_n + LANES), grad_a2))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -341,7 +341,7 @@ def _backward(
                         reverse_steps(at_n, False, A2, carry, grad_A, pairs_n, steps, work, sums_n)
                     n += 2 if two else 1
                 skip = load_first(D, channel, width) if D != 0 else constant(0.0)
-                grad_D_sum, grad_bias_sum = load(grad_D, channel), load(grad_bias, channel)
+                grad_D_sum, grad_bias_sum = constant(0.0), constant(0.0)
                 for t in range(steps):
                     at, position = t * STEP, start + t
                     u_t, grad_o, grad_dtu = load(work, at + U), load(work, at + GRAD_O), load(work, at + GRAD_DTU)
@@ -362,8 +362,8 @@ def _backward(
                     if z[0] != 0:
                         grad_z_t = mul(o, load(work, at + GATE_SLOPE))
                         store_first(grad_z[0], row * grad_z[1] + position * grad_z[2] + channel, width, grad_z_t)
-                store(grad_D, channel, grad_D_sum)
-                store(grad_bias, channel, grad_bias_sum)
+                store(grad_D, channel, add(load(grad_D, channel), grad_D_sum))
+                store(grad_bias, channel, add(load(grad_bias, channel), grad_bias_sum))
             store_sums(sums, grad_B, grad_C, row, start, steps, s)
     for block in range(block0, block1):
         channel = block * LANES
