@@ -210,7 +210,7 @@ def main():
         f"{resolve_scan_implementation('auto', 'cpu')}; torch {torch.__version__}, transformers "
         f"{transformers.__version__}, {args.threads} thread(s), {args.repeats} repeats\n"
     )
-    print("| what | blocks | ms | over ours | parameters | peak MiB |\n|---|---|---|---|---|---|")
+    print("| what | blocks | ms | over the first | parameters | peak MiB |\n|---|---|---|---|---|---|")
     if args.lengths:
         return compare_lengths(["ours", "attention", *peers], args.repeats)
     if args.removed:

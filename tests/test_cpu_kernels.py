@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from test_modeling import make_model
 
 import hf_mamba
 from hf_mamba import causal_conv, rms_norm
@@ -200,3 +201,43 @@ def test_workers_compute_what_their_parent_does(start_method, tmp_path):
         print("equal")
     """
     assert python(script, tmp_path)[0].split() == ["equal"]
+
+
+@pytest.mark.parametrize("numba", [pytest.param("there", marks=needs_numba), "missing"])
+def test_a_checkpoint_from_the_hub_uses_numba_where_it_is_and_works_where_it_is_not(numba, tmp_path):
+    """In a process that never heard of this package; from a Hub cache transformers checks every file's imports."""
+    snapshot = tmp_path / "hub" / "models--someone--posts" / "snapshots" / ("0" * 40)
+    make_model().save_pretrained(snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0" * 40)
+    (tmp_path / "path" / "hf_mamba").mkdir(parents=True)
+    (tmp_path / "path" / "hf_mamba" / "__init__.py").write_text("raise ImportError('not installed here')")
+    if numba == "missing":
+        (tmp_path / "path" / "sitecustomize.py").write_text(
+            "import sys\n"
+            "class Hidden:\n"
+            "    def find_spec(self, name, path=None, target=None):\n"
+            "        if name.partition('.')[0] in ('numba', 'llvmlite'):\n"
+            "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+            "sys.meta_path.insert(0, Hidden())\n"
+        )
+    script = """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+    model = AutoModelForSequenceClassification.from_pretrained("someone/posts", trust_remote_code=True)
+    print(model.describe_scan().split()[-1])
+    torch.manual_seed(0)
+    logits = model(input_ids=torch.randint(2, 60, (2, 9)), pixel_values=torch.randn(2, 4, 192)).logits
+    print(*logits.flatten().tolist())
+    """
+    out, err = python(
+        script, tmp_path / "path", HF_HUB_CACHE=str(tmp_path / "hub"), HF_MODULES_CACHE=str(tmp_path / "code")
+    )
+    name, logits = out.splitlines()[0], [float(x) for x in out.splitlines()[1].split()]
+    assert name == ("torch." if numba == "missing" else "numba.")
+    assert ("pip install numba" in err) == (numba == "missing")
+    torch.manual_seed(0)
+    inputs = {"input_ids": torch.randint(2, 60, (2, 9)), "pixel_values": torch.randn(2, 4, 192)}
+    torch.testing.assert_close(
+        torch.tensor(logits), make_model()(**inputs).logits.detach().flatten(), rtol=0, atol=1e-5
+    )
