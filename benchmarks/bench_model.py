@@ -48,7 +48,7 @@ class TransformersBlock(nn.Module):
         )
         self.block = MambaBlock(mamba, layer_idx=0)
 
-    def forward(self, hidden_states, mask, reverse_index=None):
+    def forward(self, hidden_states, *_):
         return self.block(hidden_states)
 
 
