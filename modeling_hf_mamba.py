@@ -39,6 +39,7 @@ from .packed_sequence import PackedSequence, as_mask, block_diagonal, pool, take
 from .rms_norm import RMSNorm
 from .selective_scan import resolve_scan_implementation, selective_scan
 from .self_attention import HFMambaAttention
+from .time_step_projection import TimeStepProjection
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -102,14 +103,6 @@ class UndecayedParameters(nn.Module):
         super().__init__()
         self.A_log = nn.Parameter(torch.empty(e, s))
         self.D = nn.Parameter(torch.empty(e))
-
-
-class TimeStepProjection(nn.Linear):
-    """From rank r to Δ (before softplus) of e channels, with initial values of its own."""
-
-    def forward(self, dt):
-        """dt (b, l, r) -> (b, l, e), without the bias, which the scan adds in fp32."""
-        return F.linear(dt, self.weight)
 
 
 class HFMambaSSM(nn.Module):

@@ -253,7 +253,6 @@ def test_each_checkpoint_computes_by_its_own_code(versions, checkpoint):
     assert_logits(versions["double"], 2 * expected)
 
 
-@pytest.mark.xfail(strict=False, reason="the operators of differing sources share one name")
 def test_each_checkpoint_scans_by_its_own_code(versions, checkpoint):
     """torch's registry of operators is one for the whole process."""
     model = HFMambaForSequenceClassification.from_pretrained(checkpoint[0])
