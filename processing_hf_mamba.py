@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_base import BatchFeature
@@ -59,6 +59,7 @@ def _load(source: ImageSource, rgb: bool) -> Image.Image:
     """Open, decode (Pillow does so only now), turn as EXIF says and, for `rgb`, convert; errors name the source."""
     try:
         image = _open(source)
+        _check_harmless(image)
         image.load()
         if 0 in image.size:
             raise ValueError(f"it has no pixels, its size is {image.size}")
@@ -67,21 +68,40 @@ def _load(source: ImageSource, rgb: bool) -> Image.Image:
                 image = ImageOps.exif_transpose(image)
         return _to_rgb(image) if rgb else image
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, DecompressionBombError, ...
-        reason = "no image Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error) or repr(error)
-        raise ValueError(f"cannot read image {_name_of(source)}: {reason}") from error
+        raise ValueError(f"cannot read image {_name_of(source)}: {str(error) or repr(error)}") from error
+
+
+def _check_harmless(image: Image.Image) -> None:
+    """Refuse a file, before it is decoded, that would fill the memory or be run as a program."""
+    limit = Image.MAX_IMAGE_PIXELS  # above it Pillow itself only warns, and refuses above twice of it
+    if not isinstance(image, ImageFile.ImageFile):
+        return  # pixels already, its owner's decision
+    if limit is not None and image.width * image.height > limit:
+        raise ValueError(f"{image.width} x {image.height} pixels is more than Pillow takes for safe ({limit})")
+    if image.format == "EPS":
+        raise ValueError("it is PostScript, a program: convert it to PNG or JPEG")
+
+
+def _decode_bytes(data) -> Image.Image:
+    if not len(data):
+        raise ValueError("it is empty, 0 bytes")
+    try:
+        return Image.open(BytesIO(data))
+    except UnidentifiedImageError:
+        raise ValueError(f"no image Pillow knows, it begins with {bytes(data[:16])!r}") from None
 
 
 def _open(source: ImageSource) -> Image.Image:
     if isinstance(source, Image.Image):
         return source
     if isinstance(source, _BYTES):
-        return Image.open(BytesIO(source))
+        return _decode_bytes(source)
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"expected a path, URL, base64 string, bytes, PIL image or array, got {type(source).__name__}")
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         return load_image(source)
     if os.path.isfile(source):
-        return Image.open(BytesIO(Path(source).read_bytes()))  # no file handle stays open
+        return _decode_bytes(Path(source).read_bytes())  # no file handle stays open
     if os.path.isdir(source):
         raise IsADirectoryError("it is a folder, not a file")
     text = str(source).split(",", 1)[-1] if str(source).startswith("data:image/") else str(source)
@@ -95,7 +115,8 @@ def _name_of(source) -> str:
     if isinstance(source, _BYTES):
         return f"of {len(source)} bytes"
     source = getattr(source, "filename", "") or source if isinstance(source, Image.Image) else str(source)
-    return repr(source)[:300]
+    name = repr(source)
+    return name if len(name) <= 300 else f"{name[:60]}... ({len(source)} characters)"
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -306,8 +327,11 @@ class HFMambaImageProcessor(PilBackend):
 
 
 def _clean_text(text: str | None) -> str:
-    """Collapse white space and mend lone surrogates, which a tokenizer refuses."""
-    text = " ".join((text or "").split())
+    """Collapse white space, drop NUL characters and mend lone surrogates, which a tokenizer refuses.
+
+    All else stays as it is, HTML entities too: what a text means is up to who wrote it.
+    """
+    text = " ".join((text or "").replace("\0", "").split())
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 

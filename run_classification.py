@@ -36,9 +36,11 @@ from transformers.utils.logging import disable_progress_bar
 from .classification.arguments import parse_arguments
 from .classification.builtin_data import write_builtin_posts
 from .classification.checkpoints import load_checkpoint, majority_label_of, new_processor_and_model
-from .classification.data import PostCollator, check_images, load_posts
+from .classification.data import PostCollator, load_posts
+from .classification.messy_posts import settle_bad_images
 from .classification.metrics import compute_metrics_for_trainer
 from .classification.output_dir import PREDICTIONS_FILE, check_output_dir, start_run
+from .classification.post_images import find_bad_images
 from .classification.reports import (
     SHOWN,
     ReadableProgress,
@@ -150,11 +152,19 @@ def load_everything(model_args, data_args, training_args):
             data_args.dataset_name = str(write_builtin_posts(folder))
         posts = load_posts(data_args, seed=training_args.seed, label_names=label_names)
         check_splits(posts, training_args)
-        if training_args.process_index == 0:
-            check_images(posts, progress=not training_args.disable_tqdm)
+    check_all_images(posts, data_args, training_args)
     if model_args.model_name_or_path is None:
         processor, model = new_processor_and_model(model_args, data_args, posts)
     return posts, processor, model
+
+
+def check_all_images(posts, data_args, training_args):
+    """The main process tries every picture; all go on without the same ones."""
+    bad = [None]
+    if training_args.process_index == 0:
+        bad = [find_bad_images(posts, progress=not training_args.disable_tqdm)]
+    bad = broadcast_object_list(bad)[0]
+    settle_bad_images(posts, bad, on_bad_image=data_args.on_bad_image, on_empty_post=data_args.on_empty_post)
 
 
 def check_splits(posts, training_args):

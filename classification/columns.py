@@ -1,10 +1,8 @@
 """Which column is what, and what a cell of it means: texts, image paths and labels out of raw rows."""
 
-import json
 import math
 import re
 import unicodedata
-from contextlib import suppress
 from difflib import get_close_matches
 
 from transformers.utils import logging
@@ -164,25 +162,6 @@ def as_text(value, where: str, column: str) -> str | None:
 
 def _is_mark(character) -> bool:
     return unicodedata.category(character) == "Mn"
-
-
-def as_paths(value, where: str, column: str) -> list[str]:
-    """An image cell: a path, a list of paths, or in a csv file a list of paths written as JSON."""
-    if is_missing(value):
-        return []
-    if isinstance(value, str) and value.strip().startswith("[") and value.strip().endswith("]"):
-        with suppress(json.JSONDecodeError):  # else it is a file name with brackets
-            value = json.loads(value)
-    paths = value if isinstance(value, list) else [value]
-    paths = [path for path in paths if not is_missing(path)]
-    for path in paths:
-        if not isinstance(path, str):
-            raise ValueError(
-                f"{where}, column {column!r}: a {type(path).__name__} where the path of a picture belongs. Write one "
-                "path or a list of paths, give pictures as the Image feature of `datasets`, or name the right column "
-                "with --image_column_name."
-            )
-    return [path for path in paths if path.strip()]
 
 
 def as_label(value, where: str, column: str) -> str | None:

@@ -6,29 +6,28 @@
 
 with `remove_unused_columns=False` among the training arguments, since the collator reads raw columns.
 
-Pictures stay where they are: a row holds their paths, or their bytes where the data set stores bytes, and a picture is
-decoded when a batch needs it. Rows keep their order.
+Pictures stay where they are: a row holds their paths, or their bytes where the data hold bytes, and a picture is
+decoded when a batch needs it. Rows keep their order. docs/data.md says what becomes of each kind of file and post.
 """
 
-import os
-import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets
-from PIL import Image
-from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..processing_hf_mamba import load_rgb_image
-from .columns import MODALITIES, as_label, as_paths, as_text, find_columns, mend, parse_modalities, sorted_label_names
+from .columns import as_label, as_text, find_columns, mend, parse_modalities, sorted_label_names
+from .messy_posts import ON_BAD_IMAGE, ON_EMPTY_POST, check_images, leave_out_images, settle_empty_posts
 from .metrics import most_common_label
-from .readers import STORED, RawSplit, UnpackPixels, read_splits
+from .post_images import UnpackImages, is_encoded, read_images
+from .raw_split import RawSplit
+from .readers import read_splits
 
+
+__all__ = ["DataArguments", "PostCollator", "Posts", "check_images", "load_posts"]
 
 logger = logging.get_logger(__name__)
 
@@ -42,17 +41,23 @@ class DataArguments:
     dataset_name: str | None = field(
         default=None,
         metadata={
-            "help": "A data set of the Hub, a folder written by save_to_disk of `datasets`, or a folder with "
-            "train/metadata.jsonl (or .csv) beside its pictures and likewise validation and test"
+            "help": "A data set of the Hub, a folder written by save_to_disk of `datasets`, a folder with "
+            "train/metadata.jsonl (or .csv) beside its pictures and likewise validation and test, or a folder of "
+            "pictures for each label, train/LABEL/*.jpg"
         },
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the Hub's data set"})
-    train_file: str | None = field(default=None, metadata={"help": "Training posts: .csv, .jsonl or .json (lines)"})
+    train_file: str | None = field(
+        default=None, metadata={"help": "Training posts: .csv, .tsv, .jsonl, .json or .parquet; .gz"}
+    )
     validation_file: str | None = field(default=None, metadata={"help": "Validation posts, likewise"})
     test_file: str | None = field(default=None, metadata={"help": "Test posts, likewise; labels may be absent"})
     image_dir: str | None = field(
         default=None,
-        metadata={"help": "Where relative image paths start. Default: the folder of the file they are in"},
+        metadata={
+            "help": "Where relative image paths start; given, no picture may lie outside. Default: the folder of the "
+            "file they are in"
+        },
     )
     text_column_name: str | None = field(default=None, metadata={"help": f"Column of the texts. {_USUAL}"})
     image_column_name: str | None = field(default=None, metadata={"help": f"Column of the pictures. {_USUAL}"})
@@ -63,6 +68,18 @@ class DataArguments:
     modalities: str = field(default="text,image", metadata={"help": "text,image or only one: the other is dropped"})
     max_seq_length: int | None = field(default=None, metadata={"help": "Texts are cut to so many tokens. Default: 64"})
     max_images: int | None = field(default=4, metadata={"help": "Pictures used of a post, the first ones; 0: all"})
+    on_bad_image: str = field(
+        default="error",
+        metadata={
+            "help": "A picture that is missing or can't be read: error, drop the post, or keep_text: the post stays "
+            "without the picture",
+            "choices": ON_BAD_IMAGE,
+        },
+    )
+    on_empty_post: str = field(
+        default="error",
+        metadata={"help": "A post with neither text nor picture: error, or drop the post", "choices": ON_EMPTY_POST},
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many posts only"})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Validate on the first so many posts only"})
     max_predict_samples: int | None = field(default=None, metadata={"help": "Predict the first so many posts only"})
@@ -89,6 +106,8 @@ class Posts:
         columns: role (text, image, label, id) -> the column it was found in
         source: what the posts come from, for people
         origins: for each split, where its rows lie: the raw split and the index of each row in it
+        num_images: for each split, how many pictures each row has
+        dropped: split -> what was left out of it -> how many, by --on_bad_image and --on_empty_post
     """
 
     splits: DatasetDict
@@ -96,6 +115,8 @@ class Posts:
     columns: dict[str, str]
     source: str
     origins: dict[str, tuple[RawSplit, Sequence[int]]] = field(repr=False)
+    num_images: dict[str, list[int]] = field(default_factory=dict, repr=False)
+    dropped: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def where(self, split: str, row: int) -> str:
         """Names row `row` of a split as the file or data set counts it."""
@@ -105,6 +126,14 @@ class Posts:
     def column(self, split: str, name: str) -> list:
         """The cells of `id`, `text` or `label`; unlike `splits[split][name]` it reads no picture that is stored."""
         return self.splits[split].with_format(None).select_columns([name])[:][name]
+
+    def describe(self, split: str) -> None:
+        """Says in the log how many posts of a split have what."""
+        texts, images = self.column(split, "text"), self.num_images[split]
+        logger.info(
+            f"{split}: {len(texts):,} posts of {self.origins[split][0].place}, {sum(t is not None for t in texts):,} "
+            f"with text, {sum(map(bool, images)):,} with pictures ({sum(images):,} pictures)"
+        )
 
     @property
     def majority_label(self) -> int | None:
@@ -153,9 +182,10 @@ def load_posts(args: DataArguments, *, seed: int, label_names: list[str] | None 
     if "train" in chosen and "validation" not in chosen and args.validation_split > 0:
         chosen = _cut_validation(chosen, args.validation_split, seed)
     _keep_first(chosen, args)
-    splits = {split: _build_split(part, columns, label_names, args) for split, part in chosen.items()}
-    origins = {split: (part.raw, part.rows) for split, part in chosen.items()}
-    return Posts(DatasetDict(splits), list(label_names), columns, source, origins)
+    posts = Posts(DatasetDict(), list(label_names), columns, source, {})
+    for split, part in chosen.items():
+        _add_split(posts, split, part, args)
+    return posts
 
 
 def _check_numbers(args):
@@ -165,6 +195,9 @@ def _check_numbers(args):
             raise ValueError(f"--{name} {value}: give 1 or more, or leave it out.")
     if not 0 <= args.validation_split < 1:
         raise ValueError(f"--validation_split {args.validation_split}: give a share of the training posts, 0 to 1.")
+    for name, choices in (("on_bad_image", ON_BAD_IMAGE), ("on_empty_post", ON_EMPTY_POST)):
+        if getattr(args, name) not in choices:
+            raise ValueError(f"--{name} {getattr(args, name)}: give {', '.join(choices[:-1])} or {choices[-1]}.")
     if args.max_images is not None and args.max_images < 0:
         raise ValueError(f"--max_images {args.max_images}: give 1 or more, or 0 to use all pictures of a post.")
 
@@ -257,17 +290,29 @@ def _keep_first(chosen: dict[str, _Chosen], args: DataArguments):
         )
 
 
-def _build_split(part: _Chosen, columns: dict[str, str], label_names: list[str], args: DataArguments) -> Dataset:
-    raw, rows = part.raw, part.rows
-    id_column = columns.get("id")
-    given_ids = raw.cells(id_column) if id_column in raw.columns else raw.numbers
-    texts = [None] * len(raw)
+def _add_split(posts: Posts, split: str, part: _Chosen, args: DataArguments) -> None:
+    """Reads the texts and looks for the pictures of a split's rows; posts that may be left out are."""
+    raw, rows, columns = part.raw, part.rows, posts.columns
+    texts, images, missing = [None] * len(raw), [[]] * len(raw), {}
     if "text" in columns:
         cells = raw.cells(columns["text"])
         for row in rows:
             texts[row] = as_text(cells[row], raw.where(row), columns["text"])
-    images = _read_images(raw, rows, columns["image"], args.max_images) if "image" in columns else [[]] * len(raw)
-    _check_not_empty(raw, rows, texts, images, columns)
+    if "image" in columns:
+        images, missing = read_images(raw, rows, columns["image"], args.max_images or None, args.on_bad_image)
+    posts.splits[split] = _build_split(part, texts, images, posts, args)
+    posts.origins[split] = raw, rows
+    posts.num_images[split] = [len(images[row]) for row in rows]
+    missing = {index: missing[row] for index, row in enumerate(rows) if row in missing}
+    leave_out_images(posts, split, missing, args.on_bad_image, args.on_empty_post)
+    settle_empty_posts(posts, split, args.on_empty_post)
+    posts.describe(split)
+
+
+def _build_split(part: _Chosen, texts, images, posts: Posts, args: DataArguments) -> Dataset:
+    raw, rows, columns = part.raw, part.rows, posts.columns
+    id_column = columns.get("id")
+    given_ids = raw.cells(id_column) if id_column in raw.columns else raw.numbers
     table = {
         "id": [
             mend(str(given_ids[row] if given_ids[row] is not None else raw.numbers[row])) for row in range(len(raw))
@@ -277,125 +322,18 @@ def _build_split(part: _Chosen, columns: dict[str, str], label_names: list[str],
     }
     features = {"id": Value("string"), "text": Value("string"), "images": List(Value("string"))}
     if part.labels is not None:
-        table["label"], features["label"] = part.labels, ClassLabel(names=list(label_names))
+        table["label"], features["label"] = part.labels, ClassLabel(names=list(posts.label_names))
+    unpack = UnpackImages(raw.folder, args.max_images or None)
     if not raw.has_pixels(columns.get("image")):
         table = {name: [cells[row] for row in rows] for name, cells in table.items()}
-        return Dataset.from_dict(table, features=Features(features))
+        encoded = any(is_encoded(source) for sources in table["images"] for source in sources)
+        dataset = Dataset.from_dict(table, features=Features(features))
+        return dataset.with_transform(unpack) if encoded else dataset
     del table["images"], features["images"]
     pixels = raw.undecoded(columns["image"]).rename_columns({columns["image"]: "images"})
     # Side by side the stored pictures stay in the data set's own files, mapped into memory
-    posts = concatenate_datasets([Dataset.from_dict(table, features=Features(features)), pixels], axis=1)
-    return posts.select(rows).with_transform(UnpackPixels(raw.folder, args.max_images or None))
-
-
-def _read_images(raw: RawSplit, rows: Sequence[int], column: str, max_images: int | None) -> list[list[str]]:
-    """For all rows of the raw split, those in `rows` filled: the absolute paths of a post's pictures, all existing."""
-    cells = raw.pixel_paths(column) if raw.has_pixels(column) else raw.cells(column)
-    images = [[] for _ in range(len(raw))]
-    shortened, missing, exists = 0, [], {STORED: True}
-    for row in rows:
-        named = cells[row] if raw.has_pixels(column) else as_paths(cells[row], raw.where(row), column)
-        kept = named[: max_images or None]
-        shortened += len(kept) < len(named)
-        for path in kept:
-            resolved = path if path is STORED else raw.resolve(path)
-            if resolved not in exists:
-                exists[resolved] = os.path.isfile(resolved)
-                if not exists[resolved]:
-                    missing.append((row, path, resolved))
-            images[row].append(resolved)
-    if missing:
-        raise _missing_pictures(raw, column, missing, len(exists) - 1)
-    if shortened:
-        logger.warning(
-            f"{raw.place}: {shortened} posts have more than {max_images} pictures; the others are left out "
-            "(--max_images)."
-        )
-    return images
-
-
-def _missing_pictures(raw, column, missing, total):
-    row, path, resolved = missing[0]
-    if path.startswith(("http://", "https://")):
-        fix = "Addresses are not fetched: download the pictures and write their paths."
-    else:
-        fix = f"Relative paths start at {raw.folder or 'the working directory'}: name another folder with --image_dir."
-    return FileNotFoundError(
-        f"{raw.where(row)}, column {column!r}: there is no picture {path!r} ({resolved}). {len(missing)} of {total} "
-        f"pictures are missing. {fix}"
-    )
-
-
-def _check_not_empty(raw, rows, texts, images, columns):
-    empty = [row for row in rows if texts[row] is None and not images[row]]
-    if empty:
-        looked = " and ".join(f"{role} ({columns[role]!r})" for role in MODALITIES if role in columns)
-        what = f"neither {looked.replace(' and ', ' nor ')}" if " and " in looked else f"no {looked}"
-        raise ValueError(
-            f"{raw.where(empty[0])}: the post has {what} ({len(empty)} of {len(rows)} rows). Drop such rows, or give "
-            "them a text or a picture."
-        )
-
-
-def _distinct_sources(posts: Posts) -> Iterator[list[tuple[str, int, str | bytes]]]:
-    """Every stored picture and every distinct path, with the split and row it is met in first; in small lists."""
-    seen = set()
-    for split, dataset in posts.splits.items():
-        dataset = dataset.select_columns(["images"])
-        for start in range(0, len(dataset), 64):
-            jobs = []
-            for row, images in enumerate(dataset[start : start + 64]["images"], start=start):
-                for source in images:
-                    if isinstance(source, bytes) or source not in seen:
-                        jobs.append((split, row, source))
-                    if isinstance(source, str):
-                        seen.add(source)
-            yield jobs
-
-
-def _why_unreadable(source: str | bytes) -> str | None:
-    """None for a picture that decodes."""
-    try:
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
-            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                return f"cannot read image: {image.width} x {image.height} pixels is more than Pillow takes for safe"
-            image.draft(None, (64, 64))  # a JPEG decodes faster at an eighth of its size, and fails all the same
-            load_rgb_image(image)
-        return None
-    except Exception:  # whatever it is, load_rgb_image has the last word, and the wording that training would show
-        try:
-            load_rgb_image(source)
-            return None
-        except ValueError as error:
-            return str(error)
-
-
-def check_images(posts: Posts, *, num_threads: int = 2, progress: bool = True) -> None:
-    """
-    Decodes every picture once, so that a damaged one is found before training and not in the middle of it.
-
-    Raises:
-        ValueError: names the first unreadable pictures by row and path, and says how many there are.
-    """
-    failures = []
-    total = sum(map(len, posts.splits.values()))
-    with (
-        warnings.catch_warnings(),
-        ThreadPoolExecutor(num_threads) as pool,
-        tqdm(total=total, desc="Checking pictures", unit=" posts", disable=not progress) as bar,
-    ):
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # reported as failures
-        for jobs in _distinct_sources(posts):
-            reasons = pool.map(_why_unreadable, [source for _, _, source in jobs])
-            failures += [(split, row, why) for (split, row, _), why in zip(jobs, reasons) if why is not None]
-            bar.update(min(64, total - bar.n))
-    if failures:
-        shown = "\n".join(f"  {split}: {posts.where(split, row)}: {why}" for split, row, why in failures[:5])
-        more = f"\n  and {len(failures) - 5} more" if len(failures) > 5 else ""
-        raise ValueError(
-            f"{len(failures)} pictures (column {posts.columns.get('image')!r}) can't be read:\n{shown}{more}\n"
-            "Replace these files, or drop their rows."
-        )
+    dataset = concatenate_datasets([Dataset.from_dict(table, features=Features(features)), pixels], axis=1)
+    return dataset.select(rows).with_transform(unpack)
 
 
 class PostCollator:

@@ -1,0 +1,109 @@
+"""The rows of one split as they were read, and where each of them stands."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+STORED = "<stored in the data set>"  # stands for a picture whose bytes lie in the data set
+
+
+@dataclass
+class RawSplit:
+    """
+    The rows of one split, as read.
+
+    Args:
+        place: how a message names the split: its file, or its data set and split
+        unit: what `numbers` counts: "line" of a file, the header of a csv file being line 1; "row" of a data set or
+            parquet file, the first being row 0; "entry" of a JSON array, the first being entry 1; or "picture", a file
+            of an image folder, its number being its path there
+        numbers: the number of each row
+        columns: the names of the columns
+        cells: column name -> that column's cells
+        folder: where relative image paths start; None is the working directory
+        dataset: where the rows lie if they come from `datasets`
+        lines: of a JSON array, the line that each entry starts in
+        confined: whether pictures must lie in `folder`, as --image_dir asks for
+    """
+
+    place: str
+    unit: str
+    numbers: Sequence[int | str]
+    columns: list[str]
+    cells: Callable[[str], list] = field(repr=False)
+    folder: str | None = None
+    dataset: datasets.Dataset | None = field(default=None, repr=False)
+    lines: Sequence[int] | None = field(default=None, repr=False)
+    confined: bool = False
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def where(self, row: int) -> str:
+        """Names row `row` (0 for the first) so that the user finds it."""
+        notes = {"row": " (counted from 0)", "entry": self.lines and f" (line {self.lines[row]})"}
+        return f"{self.place}, {self.unit} {self.numbers[row]}" + (notes.get(self.unit) or "")
+
+    def class_names(self, column: str) -> list[str] | None:
+        """The names of a ClassLabel column, in their order; None for other columns."""
+        feature = self.dataset.features[column] if self.dataset is not None else None
+        return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+
+    def has_pixels(self, column: str | None) -> bool:
+        """Whether a column holds pictures and not mere paths: the Image feature of `datasets`, bytes, or a struct of
+        `bytes` and `path`, one or a list."""
+        feature = self.dataset.features.get(column) if self.dataset is not None else None
+        return holds_pixels(feature)
+
+    def pixel_paths(self, column: str) -> list[list[str]]:
+        """For a column with pixels: each row's pictures, STORED or the path of one that lies elsewhere."""
+        pictures = self.dataset.data.column(column)
+        lengths = [1] * len(pictures)
+        if pa.types.is_list(pictures.type) or pa.types.is_large_list(pictures.type):
+            lengths = pc.fill_null(pc.list_value_length(pictures), 0).to_pylist()
+            pictures = pc.list_flatten(pictures)
+        paths = [None] * len(pictures)
+        stored = pictures
+        if pa.types.is_struct(pictures.type):
+            stored = pc.struct_field(pictures, "bytes")
+            if pictures.type.get_field_index("path") >= 0:
+                paths = pc.struct_field(pictures, "path").to_pylist()
+        stored = pc.is_valid(stored).to_pylist()
+        entries = iter([STORED if is_stored else path for is_stored, path in zip(stored, paths)])
+        return [[entry for entry in islice(entries, length) if entry] for length in lengths]
+
+    def undecoded(self, column: str) -> datasets.Dataset:
+        """A column with pixels as bytes and paths. No data are copied: only what the column is said to be changes."""
+        feature, plain = self.dataset.features[column], datasets.Image(decode=False)
+        if isinstance(feature, datasets.Image):
+            feature = plain
+        elif isinstance(getattr(feature, "feature", None), datasets.Image):
+            feature = type(feature)(plain)
+        rows = self.dataset.select_columns([column])
+        return datasets.Dataset(rows.data, info=datasets.DatasetInfo(features=datasets.Features({column: feature})))
+
+
+def holds_pixels(feature) -> bool:
+    """Whether a feature of `datasets` holds pictures, see `RawSplit.has_pixels`."""
+    feature = getattr(feature, "feature", feature)
+    if isinstance(feature, dict):
+        feature = feature.get("bytes")
+    return isinstance(feature, datasets.Image) or getattr(feature, "dtype", None) in ("binary", "large_binary")
+
+
+def dataset_cells(rows: datasets.Dataset) -> Callable[[str], list]:
+    """column -> its Arrow values: nothing is decoded, labels get their names."""
+
+    def cells(column):
+        values = rows.data.column(column).to_pylist()
+        feature = rows.features[column]
+        if isinstance(feature, datasets.ClassLabel):  # -1 is how data sets of the Hub hide a test label
+            values = [None if value is None or value < 0 else feature.int2str(value) for value in values]
+        return values
+
+    return cells
