@@ -37,7 +37,7 @@ from .classification.arguments import parse_arguments
 from .classification.builtin_data import write_builtin_posts
 from .classification.checkpoints import load_checkpoint, majority_label_of, new_processor_and_model
 from .classification.data import PostCollator, load_posts
-from .classification.messy_posts import settle_bad_images
+from .classification.messy_posts import check_some_are_left, settle_bad_images
 from .classification.metrics import compute_metrics_for_trainer
 from .classification.output_dir import PREDICTIONS_FILE, check_output_dir, start_run
 from .classification.post_images import find_bad_images
@@ -140,6 +140,8 @@ def set_up_logging(training_args):
 
 def load_everything(model_args, data_args, training_args):
     """The posts, the processor that turns them into tensors, and the model."""
+    if data_args.streaming and training_args.do_train and training_args.max_steps < 1:
+        raise ValueError("--streaming: a stream has no known end, so say by --max_steps how long to train.")
     set_seed(training_args.seed)
     label_names = None
     if model_args.model_name_or_path is not None:
@@ -150,7 +152,9 @@ def load_everything(model_args, data_args, training_args):
             folder = Path(training_args.output_dir).parent / "builtin_posts"
             logger.info(f"The built-in posts are in {folder}, drawn there if they aren't yet.")
             data_args.dataset_name = str(write_builtin_posts(folder))
-        posts = load_posts(data_args, seed=training_args.seed, label_names=label_names)
+        posts = load_posts(
+            data_args, seed=training_args.seed, label_names=label_names, wanted=wanted_splits(training_args)
+        )
         check_splits(posts, training_args)
     check_all_images(posts, data_args, training_args)
     if model_args.model_name_or_path is None:
@@ -165,6 +169,17 @@ def check_all_images(posts, data_args, training_args):
         bad = [find_bad_images(posts, progress=not training_args.disable_tqdm)]
     bad = broadcast_object_list(bad)[0]
     settle_bad_images(posts, bad, on_bad_image=data_args.on_bad_image, on_empty_post=data_args.on_empty_post)
+    check_some_are_left(posts)
+
+
+def wanted_splits(training_args):
+    """The splits that the steps asked for use."""
+    steps = {
+        "train": training_args.do_train,
+        "validation": training_args.do_eval or training_args.eval_strategy != "no",
+        "test": training_args.do_predict,
+    }
+    return [split for split, wanted in steps.items() if wanted]
 
 
 def check_splits(posts, training_args):

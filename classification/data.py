@@ -11,7 +11,8 @@ decoded when a batch needs it. Rows keep their order. docs/data.md says what bec
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,11 +21,20 @@ from transformers.utils import logging
 
 from ..processing_hf_mamba import load_rgb_image
 from .columns import as_label, as_text, find_columns, mend, parse_modalities, sorted_label_names
-from .messy_posts import ON_BAD_IMAGE, ON_EMPTY_POST, check_images, leave_out_images, settle_empty_posts
+from .messy_posts import (
+    ON_BAD_IMAGE,
+    ON_EMPTY_POST,
+    check_images,
+    check_some_are_left,
+    leave_out_images,
+    settle_bad_images,
+    settle_empty_posts,
+)
 from .metrics import most_common_label
-from .post_images import UnpackImages, is_encoded, read_images
+from .post_images import UnpackImages, find_bad_images, is_encoded, read_images
 from .raw_split import RawSplit
-from .readers import read_splits
+from .readers import SPLIT_NAMES, read_splits
+from .streaming import PostStream, read_streams
 
 
 __all__ = ["DataArguments", "PostCollator", "Posts", "check_images", "load_posts"]
@@ -83,6 +93,20 @@ class DataArguments:
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many posts only"})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Validate on the first so many posts only"})
     max_predict_samples: int | None = field(default=None, metadata={"help": "Predict the first so many posts only"})
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Train on --dataset_name while it is read, storing nothing; goes with --max_steps"},
+    )
+    stream_first_pass: int = field(
+        default=10_000,
+        metadata={"help": "With --streaming: posts read before training, for the columns, labels and vocabulary"},
+    )
+    stream_shuffle_buffer: int = field(
+        default=1000, metadata={"help": "With --streaming: the next post is drawn from so many; they lie in memory"}
+    )
+    label_list: list[str] | None = field(
+        default=None, metadata={"help": "All labels, in the order of their ids. Default: those of the training posts"}
+    )
     validation_split: float = field(
         default=0.1, metadata={"help": "Share of the training posts set aside where no validation posts are given"}
     )
@@ -108,6 +132,8 @@ class Posts:
         origins: for each split, where its rows lie: the raw split and the index of each row in it
         num_images: for each split, how many pictures each row has
         dropped: split -> what was left out of it -> how many, by --on_bad_image and --on_empty_post
+        sample: the first posts of a streamed training split; `column` reads these
+        quiet: nothing is said of posts that are left out
     """
 
     splits: DatasetDict
@@ -117,6 +143,8 @@ class Posts:
     origins: dict[str, tuple[RawSplit, Sequence[int]]] = field(repr=False)
     num_images: dict[str, list[int]] = field(default_factory=dict, repr=False)
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
+    sample: Dataset | None = field(default=None, repr=False)
+    quiet: bool = False
 
     def where(self, split: str, row: int) -> str:
         """Names row `row` of a split as the file or data set counts it."""
@@ -125,7 +153,8 @@ class Posts:
 
     def column(self, split: str, name: str) -> list:
         """The cells of `id`, `text` or `label`; unlike `splits[split][name]` it reads no picture that is stored."""
-        return self.splits[split].with_format(None).select_columns([name])[:][name]
+        dataset = self.sample if split == "train" and self.sample is not None else self.splits[split]
+        return dataset.with_format(None).select_columns([name])[:][name]
 
     def describe(self, split: str) -> None:
         """Says in the log how many posts of a split have what."""
@@ -134,6 +163,11 @@ class Posts:
             f"{split}: {len(texts):,} posts of {self.origins[split][0].place}, {sum(t is not None for t in texts):,} "
             f"with text, {sum(map(bool, images)):,} with pictures ({sum(images):,} pictures)"
         )
+
+    def counts(self) -> str:
+        """How many posts each split has, for people."""
+        stored = {split: f"{len(rows):,} {split}" for split, rows in self.splits.items() if isinstance(rows, Dataset)}
+        return ", ".join(stored.get(split, f"{split} streamed") for split in self.splits)
 
     @property
     def majority_label(self) -> int | None:
@@ -152,7 +186,9 @@ class _Chosen:
     labels: list[int] | None
 
 
-def load_posts(args: DataArguments, *, seed: int, label_names: list[str] | None = None) -> Posts:
+def load_posts(
+    args: DataArguments, *, seed: int, label_names: list[str] | None = None, wanted: Sequence[str] = tuple(SPLIT_NAMES)
+) -> Posts:
     """
     Reads and checks the posts that the flags name.
 
@@ -160,32 +196,71 @@ def load_posts(args: DataArguments, *, seed: int, label_names: list[str] | None 
         args: the flags
         seed: decides which training posts are set aside for validation
         label_names: a checkpoint's labels, in their order; needed without a training split
+        wanted: the splits that are read with --streaming; of stored data all are
 
     Raises:
         FileNotFoundError, ValueError: names the file, row, column or flag, what was found and what would be right.
     """
     modalities = parse_modalities(args.modalities)
     _check_numbers(args)
-    raw_splits, source = read_splits(args)
+    raw_splits, source = read_streams(args, wanted) if args.streaming else read_splits(args)
     named = {role: getattr(args, f"{role}_column_name") for role in ("text", "image", "label", "id")}
     columns = find_columns(raw_splits, named, modalities)
     labels = {split: _read_labels(split, raw, columns.get("label")) for split, raw in raw_splits.items()}
-    from_training = label_names is None
-    if from_training:
+    unknown = "unseen in training" if label_names is None else "unknown to the checkpoint"
+    if label_names is None and args.label_list:
+        label_names, unknown = args.label_list, "not in --label_list"
+    if label_names is None:
         if "train" not in raw_splits:
             raise ValueError("No training posts: give --train_file, or the checkpoint to use as --model_name_or_path.")
         label_names = sorted_label_names(raw_splits["train"], labels["train"], columns["label"])
     chosen = {}
     for split, raw in raw_splits.items():
-        ids = labels[split] and _label_ids(raw, labels[split], label_names, from_training)
+        ids = labels[split] and _label_ids(raw, labels[split], label_names, unknown)
         chosen[split] = _Chosen(raw, range(len(raw)), ids)
-    if "train" in chosen and "validation" not in chosen and args.validation_split > 0:
+    if "train" in chosen and "validation" not in chosen and args.validation_split > 0 and not args.streaming:
         chosen = _cut_validation(chosen, args.validation_split, seed)
     _keep_first(chosen, args)
     posts = Posts(DatasetDict(), list(label_names), columns, source, {})
     for split, part in chosen.items():
         _add_split(posts, split, part, args)
+        posts.describe(split)
+    check_some_are_left(posts)
+    if args.streaming and "train" in posts.splits:
+        _put_stream_in_place(posts, raw_splits["train"], args, partial(_stream_labels, label_names, unknown), seed)
     return posts
+
+
+def _put_stream_in_place(posts: Posts, raw: RawSplit, args: DataArguments, labels_of, seed: int) -> None:
+    """The stream as training split, its first posts as `sample`."""
+    posts.sample = posts.splits["train"]
+    posts_of = partial(_posts_of_chunk, replace(posts, sample=None), args, labels_of)
+    posts.splits["train"] = PostStream(
+        raw, posts_of, seed=seed, buffer=args.stream_shuffle_buffer, limit=args.max_train_samples
+    )
+    posts.dropped.pop("train", None)  # of the sample, which comes again
+    checked = "looked at when their turn comes" if args.on_bad_image == "error" else "tried before their turn comes"
+    logger.info(f"{raw.place} is streamed: its pictures are {checked}, not all before training.")
+
+
+def _posts_of_chunk(whole: Posts, args: DataArguments, labels_of, raw: RawSplit, quiet: bool) -> Posts:
+    """A few rows of a stream, treated like those of a file."""
+    posts = replace(whole, splits=DatasetDict(), origins={}, num_images={}, dropped={}, quiet=quiet)
+    _add_split(posts, "train", _Chosen(raw, range(len(raw)), labels_of(raw, posts.columns["label"])), args)
+    if args.on_bad_image != "error" and len(posts.splits["train"]):
+        settings = {"on_bad_image": args.on_bad_image, "on_empty_post": args.on_empty_post}
+        settle_bad_images(posts, find_bad_images(posts, progress=False), **settings)
+    return posts
+
+
+def _stream_labels(label_names, unknown, raw, column):
+    try:
+        return _label_ids(raw, _read_labels("train", raw, column), label_names, unknown)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} With --streaming the labels are those of the first posts: read more of them first by "
+            "--stream_first_pass, or name all labels by --label_list."
+        ) from None
 
 
 def _check_numbers(args):
@@ -225,16 +300,15 @@ def _read_labels(split: str, raw: RawSplit, column: str | None) -> list[str | No
     return labels
 
 
-def _label_ids(raw: RawSplit, labels: list[str], label_names: list[str], from_training: bool) -> list[int]:
+def _label_ids(raw: RawSplit, labels: list[str], label_names: list[str], unknown: str) -> list[int]:
     id_of = {name: index for index, name in enumerate(label_names)}
     for row, label in enumerate(labels):
         if label not in id_of:
             count = sum(other not in id_of for other in labels)
             known = ", ".join(map(repr, label_names[:20])) + (", ..." if len(label_names) > 20 else "")
-            what = "unseen in training" if from_training else "unknown to the checkpoint"
             raise ValueError(
-                f"{raw.where(row)}: the label {label!r} is {what} ({count} of {len(labels)} rows have such labels). "
-                f"Known labels: {known}. Correct the label or drop the row, or train with posts that have it."
+                f"{raw.where(row)}: the label {label!r} is {unknown} ({count} of {len(labels)} rows have such "
+                f"labels). Known labels: {known}. Correct the label or drop the row, or train with posts that have it."
             )
     return [id_of[label] for label in labels]
 
@@ -281,7 +355,7 @@ def _keep_first(chosen: dict[str, _Chosen], args: DataArguments):
         cut = f" in the first {len(part.rows)} rows (--{flags[split]})" if getattr(args, flags[split]) else ""
         what = f"{part.raw.place} has only one label{cut}"
         cut_from_train = split == "validation" and "train" in chosen and part.raw is chosen["train"].raw
-        if split == "test" or cut_from_train:
+        if split == "test" or cut_from_train or (part.raw.streamed is not None and split == "train"):
             logger.warning(f"{what} among the {split} posts: their metrics say little.")
             continue
         raise ValueError(
@@ -293,20 +367,26 @@ def _keep_first(chosen: dict[str, _Chosen], args: DataArguments):
 def _add_split(posts: Posts, split: str, part: _Chosen, args: DataArguments) -> None:
     """Reads the texts and looks for the pictures of a split's rows; posts that may be left out are."""
     raw, rows, columns = part.raw, part.rows, posts.columns
-    texts, images, missing = [None] * len(raw), [[]] * len(raw), {}
+    texts, images, missing, shortened = [None] * len(raw), [[]] * len(raw), {}, 0
     if "text" in columns:
         cells = raw.cells(columns["text"])
         for row in rows:
             texts[row] = as_text(cells[row], raw.where(row), columns["text"])
     if "image" in columns:
-        images, missing = read_images(raw, rows, columns["image"], args.max_images or None, args.on_bad_image)
+        images, missing, shortened = read_images(
+            raw, rows, columns["image"], args.max_images or None, args.on_bad_image
+        )
     posts.splits[split] = _build_split(part, texts, images, posts, args)
     posts.origins[split] = raw, rows
     posts.num_images[split] = [len(images[row]) for row in rows]
     missing = {index: missing[row] for index, row in enumerate(rows) if row in missing}
+    if shortened and not posts.quiet:
+        logger.warning(
+            f"{raw.place}: {shortened} posts have more than {args.max_images} pictures; the first {args.max_images} "
+            "are used, the others left out (--max_images)."
+        )
     leave_out_images(posts, split, missing, args.on_bad_image, args.on_empty_post)
     settle_empty_posts(posts, split, args.on_empty_post)
-    posts.describe(split)
 
 
 def _build_split(part: _Chosen, texts, images, posts: Posts, args: DataArguments) -> Dataset:

@@ -53,7 +53,7 @@ def settle_bad_images(
         raise ValueError(
             f"{what}\nReplace these files, drop their rows, or go on without them by --on_bad_image drop or keep_text."
         )
-    logger.warning(what)
+    _say(posts, what)
     for split in list(posts.splits):
         of_row = {}
         for image in bad:
@@ -84,9 +84,10 @@ def leave_out_images(posts, split: str, of_row: dict[int, list[str]], on_bad_ima
         posts.num_images[split][row] -= len(keys)
     count = sum(map(len, of_row.values()))
     _count(posts, split, IMAGES_LEFT_OUT, count)
-    logger.warning(
-        f"{split}: {count} pictures of {len(of_row)} posts are left out, the posts stay (--on_bad_image keep_text); the "
-        f"first: {_examples(posts, split, of_row)}."
+    _say(
+        posts,
+        f"{split}: {count} pictures of {len(of_row)} posts are left out, the posts stay (--on_bad_image keep_text); "
+        f"the first: {_examples(posts, split, of_row)}.",
     )
     settle_empty_posts(posts, split, on_empty_post)
 
@@ -118,19 +119,32 @@ def _drop(posts, split: str, rows: Iterable[int], reason: str, why: str) -> None
     gone = set(rows)
     kept = [row for row in range(total) if row not in gone]
     raw, origin = posts.origins[split]
-    if not kept:
-        raise ValueError(
-            f"{raw.place}: all {total} {split} posts would be dropped: {why}. The first: "
-            f"{posts.where(split, rows[0])}. Check the data."
-        )
     lost = " There are no predictions for them." if split == "test" else ""
-    logger.warning(
-        f"{split}: {len(rows)} of {total} posts are dropped: {why}.{lost} The first: {_examples(posts, split, rows)}."
+    _say(
+        posts,
+        f"{split}: {len(rows)} of {total} posts are dropped: {why}.{lost} The first: {_examples(posts, split, rows)}.",
     )
     posts.splits[split] = posts.splits[split].select(kept)
     posts.origins[split] = raw, [origin[row] for row in kept]
     posts.num_images[split] = [posts.num_images[split][row] for row in kept]
     _count(posts, split, reason, len(rows))
+
+
+def check_some_are_left(posts) -> None:
+    """
+    Refuses to go on with a split whose posts were all dropped.
+
+    Raises:
+        ValueError: names it, and why they were.
+    """
+    for split, rows in posts.origins.items():
+        if not len(rows[1]):
+            counts = ", ".join(f"{number} {reason}" for reason, number in posts.dropped[split].items())
+            raise ValueError(f"{rows[0].place}: no {split} post is left, all were dropped ({counts}). Check the data.")
+
+
+def _say(posts, message):
+    logger.log(logging.DEBUG if posts.quiet else logging.WARNING, message)
 
 
 def _examples(posts, split, rows):

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 
+import datasets
 from PIL import Image
 from tqdm.auto import tqdm
 from transformers.utils import logging
@@ -28,7 +29,7 @@ from .raw_split import STORED, RawSplit
 
 logger = logging.get_logger(__name__)
 
-# How the files of JPEG, PNG, GIF, WebP, TIFF (two) and BMP begin in base64. "/9j/" begins a path too, hence the length.
+# How files of JPEG, PNG, GIF, WebP, TIFF (two) and BMP begin in base64. "/9j/" begins paths too: see the length below.
 _BASE64_START = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "SUkq", "TU0A", "Qk")
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}\s*")
 
@@ -127,12 +128,13 @@ class BadImage:
 
 def read_images(
     raw: RawSplit, rows: Sequence[int], column: str, max_images: int | None, on_bad_image: str
-) -> tuple[list[list[str]], dict[int, list[str]]]:
+) -> tuple[list[list[str]], dict[int, list[str]], int]:
     """
     The pictures that posts use, the first `max_images` of each, as absolute paths, base64 or STORED.
 
     Returns:
-        For all rows of the raw split, those in `rows` filled, their pictures; and row -> those that don't exist.
+        For all rows of the raw split, those in `rows` filled, their pictures; row -> those that don't exist; and how
+        many posts have more than `max_images`.
 
     Raises:
         FileNotFoundError: pictures are missing, and `on_bad_image` is "error".
@@ -155,12 +157,7 @@ def read_images(
             images[row].append(source)
     if missing and on_bad_image == "error":
         raise _missing_pictures(raw, column, first, sum(not there for there in exists.values()), len(exists) - 1)
-    if shortened:
-        logger.warning(
-            f"{raw.place}: {shortened} posts have more than {max_images} pictures; the first {max_images} are used, the "
-            "others left out (--max_images)."
-        )
-    return images, missing
+    return images, missing, shortened
 
 
 def _absolute(raw, path, row, column):
@@ -183,8 +180,8 @@ def _missing_pictures(raw, column, first, count, total):
     else:
         fix = f"Relative paths start at {raw.folder or 'the working directory'}: name another folder with --image_dir."
     return FileNotFoundError(
-        f"{raw.where(row)}, column {column!r}: there is no picture {path!r} ({source}). {count} of {total} pictures are "
-        f"missing. {fix} Or go on without them by --on_bad_image drop or keep_text."
+        f"{raw.where(row)}, column {column!r}: there is no picture {path!r} ({source}). {count} of {total} pictures "
+        f"are missing. {fix} Or go on without them by --on_bad_image drop or keep_text."
     )
 
 
@@ -205,9 +202,13 @@ def why_unreadable(source: str | bytes) -> str | None:
         return str(error)
 
 
+def _stored_splits(posts):
+    return {split: dataset for split, dataset in posts.splits.items() if isinstance(dataset, datasets.Dataset)}
+
+
 def _chunks(posts) -> Iterator[tuple[str, int, list[list[str | bytes]]]]:
     """Every split's pictures, 64 posts at a time, so that few of the stored ones lie in memory at once."""
-    for split, dataset in posts.splits.items():
+    for split, dataset in _stored_splits(posts).items():
         dataset = dataset.select_columns(["images"])
         for start in range(0, len(dataset), 64):
             yield split, start, dataset[start : start + 64]["images"]
@@ -218,13 +219,13 @@ def find_bad_images(posts, *, num_threads: int = 2, progress: bool = True) -> li
     Decodes every picture once, so that a damaged one is found before training and not in the middle of it.
 
     Args:
-        posts: Posts, none of them streamed
+        posts: Posts; streamed ones are not looked at
 
     Returns:
         Every use of an unreadable picture, in the order of the splits and rows.
     """
     bad, reasons = [], {}
-    total = sum(map(len, posts.splits.values()))
+    total = sum(map(len, _stored_splits(posts).values()))
     with (
         warnings.catch_warnings(),
         ThreadPoolExecutor(num_threads) as pool,

@@ -29,6 +29,7 @@ class RawSplit:
         dataset: where the rows lie if they come from `datasets`
         lines: of a JSON array, the line that each entry starts in
         confined: whether pictures must lie in `folder`, as --image_dir asks for
+        streamed: the stream that the rows are the first ones of
     """
 
     place: str
@@ -40,6 +41,7 @@ class RawSplit:
     dataset: datasets.Dataset | None = field(default=None, repr=False)
     lines: Sequence[int] | None = field(default=None, repr=False)
     confined: bool = False
+    streamed: datasets.IterableDataset | None = field(default=None, repr=False)
 
     def __len__(self):
         return len(self.numbers)

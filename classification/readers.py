@@ -169,9 +169,9 @@ def _read_pictures(folder: Path, split: str) -> RawSplit | None:
     flat = [path for path in pictures if len(path.parts) == 1]
     if flat and (split != "test" or len(flat) < len(pictures)):
         raise ValueError(
-            f"{folder}: the picture {flat[0]} ({len(flat)} of {len(pictures)} likewise) is in no label's folder. Write "
-            "metadata.csv or .jsonl beside the pictures (columns file_name and label), or move each into a folder that "
-            "is named like its label."
+            f"{folder}: the picture {flat[0]} ({len(flat)} of {len(pictures)} likewise) is in no label's folder. "
+            "Write metadata.csv or .jsonl beside the pictures (columns file_name and label), or move each into a "
+            "folder that is named like its label."
         )
     if not pictures:
         return None

@@ -108,8 +108,7 @@ def results_note(metrics_of_split, label_names):
 
 def summary(metrics_of_split, *, num_parameters, posts, train_metrics, output_dir):
     """The run in a few lines, for the end of the log."""
-    counts = ", ".join(f"{len(split):,} {name}" for name, split in posts.splits.items())
-    lines = ["", f"HF-Mamba with {num_parameters:,} parameters; posts: {counts}"]
+    lines = ["", f"HF-Mamba with {num_parameters:,} parameters; posts: {posts.counts()}"]
     if train_metrics:
         minutes, seconds = divmod(round(train_metrics["train_runtime"]), 60)
         rate = train_metrics["train_samples_per_second"]
@@ -142,7 +141,7 @@ def write_model_card(folder, *, model, processor, posts, metrics_of_split, recip
         repo_id=recipe.get("hub_model_id") or name,
         source=posts.source[0].upper() + posts.source[1:],
         modalities=recipe.get("modalities", "text,image").replace(",", " and "),
-        counts=", ".join(f"{len(split):,} {split_name}" for split_name, split in posts.splits.items()),
+        counts=posts.counts(),
         label_names=", ".join(f"`{label}`" for label in posts.label_names),
         num_parameters=f"{model.num_parameters():,}",
         start=f"trained further from `{_without_folders(start)}`" if start else "trained from scratch",

@@ -1,8 +1,8 @@
 """Rows from csv, tsv, JSON and parquet files, each with its line or row number; .gz of the first three too.
 
 Nothing is converted here. A file's cells stay what the file says: in csv and tsv files strings ("NA" and "007" too;
-None where a cell is empty), in JSON files the JSON values. The readers of text are our own and not those of `datasets`,
-which guess types, write a cache for every file and report a bad line without its number.
+None where a cell is empty), in JSON files the JSON values. The readers of text are our own and not those of
+`datasets`, which guess types, write a cache for every file and report a bad line without its number.
 """
 
 import csv
