@@ -53,7 +53,8 @@ def read_streams(args, wanted: Iterable[str] = tuple(SPLIT_NAMES)) -> tuple[dict
             continue
         raw = RawSplit(f"data set {args.dataset_name}, split {name}", "row", (), [], None, streamed=streams[name])
         raw.folder, raw.confined = args.image_dir or (args.dataset_name if local else None), bool(args.image_dir)
-        splits[split] = _first_rows(args, raw, limits[split])
+        rows = _rows(raw, limits[split], _without_pixels if split == "train" else _fetched)
+        splits[split] = _as_split(raw, list(rows), 0)
         if not len(splits[split]):
             raise ValueError(f"{raw.place} holds no row: a split needs at least one post.")
         what = "the first " if limits[split] else "all "
@@ -83,14 +84,10 @@ def _open_streams(args):
         ) from error
 
 
-def _first_rows(args, raw: RawSplit, limit: int | None) -> RawSplit:
-    return _as_split(raw, list(_rows(raw, limit)), 0)
-
-
-def _rows(raw: RawSplit, limit: int | None) -> Iterator[dict]:
+def _rows(raw: RawSplit, limit: int | None, prepare: Callable) -> Iterator[dict]:
     try:
         for row in islice(iter(raw.streamed), limit):
-            yield {name: _fetched(cell) for name, cell in row.items()}
+            yield {name: prepare(cell) for name, cell in row.items()}
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise ValueError(f"{raw.place}: the stream broke ({type(error).__name__}: {one_line(error)}).") from error
 
@@ -103,6 +100,15 @@ def _fetched(cell):
         with xopen(cell["path"], "rb") as file:
             return {**cell, "bytes": file.read()}
     return cell
+
+
+def _without_pixels(cell):
+    """A picture is there but for its bytes: the first posts tell columns, labels and words, and stay in memory."""
+    if isinstance(cell, list):
+        return [_without_pixels(entry) for entry in cell]
+    if isinstance(cell, dict) and (cell.get("bytes") is not None or "://" in (cell.get("path") or "")):
+        return {**cell, "bytes": b""}
+    return b"" if isinstance(cell, bytes) else cell
 
 
 def _as_split(raw: RawSplit, rows: list[dict], start: int) -> RawSplit:
@@ -148,7 +154,7 @@ class PostStream(torch.utils.data.IterableDataset):
                 return
 
     def _one_pass(self, index, workers):
-        rows = _rows(self.raw, self.limit)
+        rows = _rows(self.raw, self.limit, _fetched)
         for number in count():
             chunk = list(islice(rows, CHUNK))
             if not chunk:
