@@ -86,7 +86,10 @@ def _open_streams(args):
 
 def _rows(raw: RawSplit, limit: int | None, prepare: Callable) -> Iterator[dict]:
     try:
-        for row in islice(iter(raw.streamed), limit):
+        # by batches: plain iteration gives each loader worker some of the files only, and rows lose their number
+        batches = raw.streamed.iter(batch_size=CHUNK)
+        rows = (dict(zip(batch, cells)) for batch in batches for cells in zip(*batch.values()))
+        for row in islice(rows, limit):
             yield {name: prepare(cell) for name, cell in row.items()}
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise ValueError(f"{raw.place}: the stream broke ({type(error).__name__}: {one_line(error)}).") from error

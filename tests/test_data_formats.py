@@ -31,7 +31,7 @@ TEXTS = [
     "1.50",
     " spaces  kept ",
 ]
-ROWS = [{"text": text, "image": f"p{i % 2}.png", "label": "no yes".split()[i % 2]} for i, text in enumerate(TEXTS)]
+ROWS = [{"text": text, "image": f"p{i % 2}.png", "label": ["no", "yes"][i % 2]} for i, text in enumerate(TEXTS)]
 
 
 @pytest.fixture(autouse=True)
