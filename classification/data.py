@@ -169,6 +169,11 @@ class Posts:
         stored = {split: f"{len(rows):,} {split}" for split, rows in self.splits.items() if isinstance(rows, Dataset)}
         return ", ".join(stored.get(split, f"{split} streamed") for split in self.splits)
 
+    def left_out(self) -> str:
+        """What was left out of the splits, for people; empty if nothing was."""
+        counts = {split: ", ".join(f"{n:,} {what}" for what, n in of.items()) for split, of in self.dropped.items()}
+        return "; ".join(f"{split}: {count}" for split, count in counts.items())
+
     @property
     def majority_label(self) -> int | None:
         """The id of the label most common in training, the smallest of equals; None without a training split."""

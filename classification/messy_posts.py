@@ -86,8 +86,8 @@ def leave_out_images(posts, split: str, of_row: dict[int, list[str]], on_bad_ima
     _count(posts, split, IMAGES_LEFT_OUT, count)
     _say(
         posts,
-        f"{split}: {count} pictures of {len(of_row)} posts are left out, the posts stay (--on_bad_image keep_text); "
-        f"the first: {_examples(posts, split, of_row)}.",
+        f"{split}: {count} pictures of {len(of_row)} posts are missing or can't be read and are left out, the posts stay "
+        f"(--on_bad_image keep_text). They are: {_examples(posts, split, of_row)}.",
     )
     settle_empty_posts(posts, split, on_empty_post)
 
@@ -122,7 +122,7 @@ def _drop(posts, split: str, rows: Iterable[int], reason: str, why: str) -> None
     lost = " There are no predictions for them." if split == "test" else ""
     _say(
         posts,
-        f"{split}: {len(rows)} of {total} posts are dropped: {why}.{lost} The first: {_examples(posts, split, rows)}.",
+        f"{split}: {len(rows)} of {total} posts are dropped: {why}.{lost} They are: {_examples(posts, split, rows)}.",
     )
     posts.splits[split] = posts.splits[split].select(kept)
     posts.origins[split] = raw, [origin[row] for row in kept]
@@ -148,7 +148,8 @@ def _say(posts, message):
 
 
 def _examples(posts, split, rows):
-    return "; ".join(posts.where(split, row) for row in sorted(rows)[:3])
+    raw, origin = posts.origins[split]
+    return raw.where_all([origin[row] for row in sorted(rows)])
 
 
 def _count(posts, split, reason, count):

@@ -51,6 +51,12 @@ class RawSplit:
         notes = {"row": " (counted from 0)", "entry": self.lines and f" (line {self.lines[row]})"}
         return f"{self.place}, {self.unit} {self.numbers[row]}" + (notes.get(self.unit) or "")
 
+    def where_all(self, rows: Sequence[int], limit: int = 5) -> str:
+        """Names several rows, the first `limit` of them."""
+        shown = ", ".join(str(self.numbers[row]) for row in rows[:limit]) + (", ..." if len(rows) > limit else "")
+        plural = {"entry": "entries"}.get(self.unit, f"{self.unit}s") if len(rows) > 1 else self.unit
+        return f"{self.place}, {plural} {shown}" + (" (counted from 0)" if self.unit == "row" else "")
+
     def class_names(self, column: str) -> list[str] | None:
         """The names of a ClassLabel column, in their order; None for other columns."""
         feature = self.dataset.features[column] if self.dataset is not None else None

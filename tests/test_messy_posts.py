@@ -297,7 +297,8 @@ def case_empty(folder, caplog):
     assert list(posts.splits["train"]["id"]) == ["1", "3", "5"]
     assert posts.dropped == {"train": {"empty posts": 2}}
     assert posts.where("train", 1).endswith("line 3")
-    assert "2 of 5 posts are dropped" in caplog.text and "line 2; " in caplog.text
+    assert "2 of 5 posts are dropped" in caplog.text and "posts.jsonl, lines 2, 4." in caplog.text
+    assert posts.left_out() == "train: 2 empty posts"
 
 
 @POSTS("dropped in test")
@@ -309,7 +310,7 @@ def case_test_split(folder, caplog):
     posts = load_rows(folder, [{"text": "t"}] * 2, on_empty_post="drop", **flags)
     assert posts.column("test", "id") == ["1", "3"] and posts.dropped == {"test": {"empty posts": 1}}
     assert "test: 1 of 3 posts are dropped" in caplog.text
-    assert "There are no predictions for them. The first: " in caplog.text and "test.jsonl, line 2" in caplog.text
+    assert "There are no predictions for them. They are: " in caplog.text and "test.jsonl, line 2." in caplog.text
 
 
 @POSTS("all dropped")
@@ -377,7 +378,10 @@ def test_posts_keep_their_text_and_other_pictures(folder, source, caplog):
     assert settle(posts, **flags) == numbered(source, [(1, 1), (2, 0), (4, 1), (5, 1), (6, 0)])
     assert posts.dropped == {"train": {"pictures left out": 5, "empty posts": 1}}
     assert posts.num_images["train"] == [1, 0, 1, 1, 0]
-    assert "5 pictures" not in caplog.text and "4 pictures of 4 posts are left out, the posts stay" in caplog.text
+    assert (
+        "5 pictures" not in caplog.text
+        and "4 pictures of 4 posts are missing or can't be read and are left out" in caplog.text
+    )
     batch = PostCollator(processor_for("one two four five six"))(list(posts.splits["train"]))
     assert batch["pixel_attention_mask"].sum(1).tolist() == [4, 0, 4, 4, 0]
     with pytest.raises(ValueError, match=r"(line 3|row 2 .*): the post has neither text"):

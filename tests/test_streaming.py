@@ -108,7 +108,7 @@ def test_bad_pictures_in_a_stream(hub, policy, caplog):
     assert [row["id"] for row in rows] == [f"r{i}" for i in kept]
     without = [row["id"] for row in rows if not row["images"]]
     assert without == (["r1", "r70", "r71"] if policy == "keep_text" else [])
-    assert ("split train, row 70 (counted from 0)" in caplog.text) == (policy != "error")
+    assert ("split train, rows 70, 71 (counted from 0)" in caplog.text) == (policy != "error")
     next(iter(posts.splits["train"]))
     if policy == "drop":
         [row for row, _ in zip(posts.splits["train"], range(98))]
