@@ -142,6 +142,8 @@ def load_everything(model_args, data_args, training_args):
     """The posts, the processor that turns them into tensors, and the model."""
     if data_args.streaming and training_args.do_train and training_args.max_steps < 1:
         raise ValueError("--streaming: a stream has no known end, so say by --max_steps how long to train.")
+    # Each process reads a stream and takes its rows: batches of different lengths can't be joined to be handed out
+    training_args.accelerator_config.dispatch_batches = False
     set_seed(training_args.seed)
     label_names = None
     if model_args.model_name_or_path is not None:

@@ -86,8 +86,8 @@ def leave_out_images(posts, split: str, of_row: dict[int, list[str]], on_bad_ima
     _count(posts, split, IMAGES_LEFT_OUT, count)
     _say(
         posts,
-        f"{split}: {count} pictures of {len(of_row)} posts are missing or can't be read and are left out, the posts stay "
-        f"(--on_bad_image keep_text). They are: {_examples(posts, split, of_row)}.",
+        f"{split}: {count} pictures of {len(of_row)} posts are missing or can't be read and are left out, the posts "
+        f"stay (--on_bad_image keep_text). They are: {_examples(posts, split, of_row)}.",
     )
     settle_empty_posts(posts, split, on_empty_post)
 
