@@ -6,6 +6,8 @@ from pathlib import Path
 from PIL import Image
 
 from hf_mamba.classification.data import DataArguments, load_posts
+from hf_mamba.classification.vocabulary import train_wordpiece
+from hf_mamba.processing_hf_mamba import HFMambaImageProcessor, HFMambaProcessor, build_wordpiece_tokenizer
 
 
 PAGE = Path(__file__).parent.parent / "docs" / "data.md"
@@ -55,3 +57,9 @@ def load_rows(folder, rows, **flags):
     """Posts of a JSON lines file of these rows; labels are made up where there are none."""
     rows = [{"label": "ab"[i % 2], **row} for i, row in enumerate(rows)]
     return load(write_jsonl(folder / "posts.jsonl", rows), **flags)
+
+
+def processor_for(*texts):
+    """A processor of pictures of 4 patches, whose vocabulary knows these texts and "t"."""
+    vocabulary = train_wordpiece([*texts, "t"] * 2)
+    return HFMambaProcessor(HFMambaImageProcessor(size=32, patch_size=16), build_wordpiece_tokenizer(vocabulary))

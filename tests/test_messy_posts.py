@@ -9,17 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from documented import Cases, load, load_rows, picture, rows_of, write_jsonl
+from documented import Cases, load, load_rows, picture, processor_for, rows_of, write_jsonl
 from PIL import Image
 
 from hf_mamba.classification.data import PostCollator, check_images
 from hf_mamba.classification.vocabulary import train_wordpiece
-from hf_mamba.processing_hf_mamba import (
-    HFMambaImageProcessor,
-    HFMambaProcessor,
-    build_wordpiece_tokenizer,
-    load_rgb_image,
-)
+from hf_mamba.processing_hf_mamba import load_rgb_image
 
 
 PICTURES, TEXTS, POSTS = Cases(), Cases(), Cases()
@@ -50,11 +45,6 @@ def test_post(folder, name, caplog):
 def test_every_case_is_documented():
     documented = [rows_of(section) for section in ("Pictures", "Texts", "Posts")]
     assert [set(cases) for cases in (PICTURES, TEXTS, POSTS)] == [set(rows) for rows in documented]
-
-
-def processor_for(*texts):
-    vocabulary = train_wordpiece([*texts, "t"] * 2)
-    return HFMambaProcessor(HFMambaImageProcessor(size=32, patch_size=16), build_wordpiece_tokenizer(vocabulary))
 
 
 def as_trained(folder, source):

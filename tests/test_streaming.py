@@ -6,17 +6,12 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from documented import load, picture
+from documented import load, picture, processor_for
 from running import SMALL, assert_same_weights, interrupt_at, refused
 from torch.utils.data import DataLoader
 
 from hf_mamba import run_classification
 from hf_mamba.classification.data import PostCollator
-
-
-def encoded(name):
-    path = name.parent / name.name
-    return {"bytes": path.read_bytes(), "path": None}
 
 
 def rows_of_split(folder, count, bad=()):
@@ -164,8 +159,6 @@ def test_what_a_stream_needs_is_said(hub, tmp_path, monkeypatch):
 
 
 def test_a_batch_of_a_stream(hub):
-    from test_messy_posts import processor_for
-
     rows = [row for row, _ in zip(stream(hub(train=8)).splits["train"], range(4))]
     batch = PostCollator(processor_for("post"))(rows)
     assert batch["pixel_attention_mask"].sum(1).tolist() == [4] * 4 and batch["labels"].shape == (4,)
