@@ -199,6 +199,7 @@ def write_class_folders(folder, labels=("cat", "dog")):
         picture().save(folder / label / "1.png")
         picture().save(folder / label / "more" / "2.JPG", "JPEG")
     (folder / labels[0] / ".DS_Store").write_text("")
+    (folder / labels[0] / "._1.png").write_bytes(b"what another system leaves beside a file")
     (folder / labels[0] / "notes.txt").write_text("")
 
 

@@ -75,6 +75,7 @@ def test_a_limit_and_loader_workers(hub):
     assert set(ids(train, 130)) == one_pass
     loader = DataLoader(train, batch_size=10, num_workers=2, collate_fn=lambda rows: [row["id"] for row in rows])
     seen = [name for batch, _ in zip(loader, range(40)) for name in batch]
+    assert len(set(seen[:120])) == 120  # none is seen by both
     assert set(seen) == one_pass and max(map(seen.count, one_pass)) <= 6  # the worker with fewer posts is further on
     one_chunk = stream(train.raw.place.split()[2].rstrip(","), max_train_samples=40).splits["train"]
     loader = DataLoader(one_chunk, batch_size=10, num_workers=2, collate_fn=lambda rows: [row["id"] for row in rows])
