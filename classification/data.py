@@ -19,14 +19,15 @@ from io import BytesIO
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets
+from datasets import Dataset, DatasetDict, Features, List, Value, concatenate_datasets
 from PIL import Image
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..processing_hf_mamba import load_rgb_image
-from .columns import MODALITIES, as_label, as_paths, as_text, find_columns, mend, parse_modalities, sorted_label_names
-from .metrics import most_common_label
+from .columns import MODALITIES, as_paths, as_text, find_columns, is_missing, mend, parse_modalities
+from .labels import SINGLE, LabelScheme, is_varied, read_label_cells, set_aside
+from .metrics import baseline_of
 from .readers import STORED, RawSplit, UnpackPixels, read_splits
 
 
@@ -60,6 +61,18 @@ class DataArguments:
     id_column_name: str | None = field(
         default=None, metadata={"help": f"Column of the posts' ids. {_USUAL}, else the row's number"}
     )
+    group_column_name: str | None = field(
+        default=None,
+        metadata={"help": "Column that tells groups of posts apart (a city, say): metrics for each of them"},
+    )
+    label_separator: str | None = field(
+        default=None,
+        metadata={"help": "What stands between several labels in a cell, ',' for one. Default: lists, in csv as JSON"},
+    )
+    positive_label: str | None = field(
+        default=None,
+        metadata={"help": "The label that precision, recall and F1 are about. Default: of two labels the second"},
+    )
     modalities: str = field(default="text,image", metadata={"help": "text,image or only one: the other is dropped"})
     max_seq_length: int | None = field(default=None, metadata={"help": "Texts are cut to so many tokens. Default: 64"})
     max_images: int | None = field(default=4, metadata={"help": "Pictures used of a post, the first ones; 0: all"})
@@ -84,8 +97,10 @@ class Posts:
 
     Args:
         splits: train, validation, test, as far as there are any; columns `id` (str), `text` (str or None), `images`
-            (list of str or bytes) and, where labels are known, `label` (ClassLabel)
+            (list of str or bytes); with --group_column_name `group` (str); where labels are known `label`: a
+            ClassLabel, a list of bools (num_labels,) or a float, as the problem type says
         label_names: the labels' names by label id
+        problem_type: single_label_classification, multi_label_classification or regression
         columns: role (text, image, label, id) -> the column it was found in
         source: what the posts come from, for people
         origins: for each split, where its rows lie: the raw split and the index of each row in it
@@ -93,6 +108,7 @@ class Posts:
 
     splits: DatasetDict
     label_names: list[str]
+    problem_type: str
     columns: dict[str, str]
     source: str
     origins: dict[str, tuple[RawSplit, Sequence[int]]] = field(repr=False)
@@ -103,27 +119,29 @@ class Posts:
         return raw.where(rows[row])
 
     def column(self, split: str, name: str) -> list:
-        """The cells of `id`, `text` or `label`; unlike `splits[split][name]` it reads no picture that is stored."""
+        """The cells of a column but `images`; unlike `splits[split][name]` it reads no picture that is stored."""
         return self.splits[split].with_format(None).select_columns([name])[:][name]
 
     @property
-    def majority_label(self) -> int | None:
-        """The id of the label most common in training, the smallest of equals; None without a training split."""
+    def baseline(self):
+        """The best answer that looks at no post, see `baseline_of`; None without a training split."""
         if "train" not in self.splits:
             return None
-        return most_common_label(self.column("train", "label"))
+        return baseline_of(self.column("train", "label"), self.problem_type)
 
 
 @dataclass
 class _Chosen:
-    """The rows of a raw split that make up a split, and the label ids of all rows of the raw split, if known."""
+    """The rows of a raw split that make up a split, and the labels of all rows of the raw split, if known."""
 
     raw: RawSplit
     rows: Sequence[int]
-    labels: list[int] | None
+    labels: list | None
 
 
-def load_posts(args: DataArguments, *, seed: int, label_names: list[str] | None = None) -> Posts:
+def load_posts(
+    args: DataArguments, *, seed: int, label_names: list[str] | None = None, problem_type: str | None = None
+) -> Posts:
     """
     Reads and checks the posts that the flags name.
 
@@ -131,6 +149,7 @@ def load_posts(args: DataArguments, *, seed: int, label_names: list[str] | None 
         args: the flags
         seed: decides which training posts are set aside for validation
         label_names: a checkpoint's labels, in their order; needed without a training split
+        problem_type: the checkpoint's, or the one asked for; None leaves it to the training labels
 
     Raises:
         FileNotFoundError, ValueError: names the file, row, column or flag, what was found and what would be right.
@@ -138,24 +157,28 @@ def load_posts(args: DataArguments, *, seed: int, label_names: list[str] | None 
     modalities = parse_modalities(args.modalities)
     _check_numbers(args)
     raw_splits, source = read_splits(args)
-    named = {role: getattr(args, f"{role}_column_name") for role in ("text", "image", "label", "id")}
+    named = {role: getattr(args, f"{role}_column_name") for role in ("text", "image", "label", "id", "group")}
     columns = find_columns(raw_splits, named, modalities)
-    labels = {split: _read_labels(split, raw, columns.get("label")) for split, raw in raw_splits.items()}
-    from_training = label_names is None
-    if from_training:
-        if "train" not in raw_splits:
-            raise ValueError("No training posts: give --train_file, or the checkpoint to use as --model_name_or_path.")
-        label_names = sorted_label_names(raw_splits["train"], labels["train"], columns["label"])
+    label_column = columns.get("label")
+    cells = {split: read_label_cells(split, raw, label_column) for split, raw in raw_splits.items()}
+    if label_names is not None:
+        scheme = LabelScheme(problem_type or SINGLE, list(label_names), separator=args.label_separator)
+    elif "train" in raw_splits:
+        scheme = LabelScheme.from_training(
+            raw_splits["train"], cells["train"], label_column, problem_type, args.label_separator
+        )
+    else:
+        raise ValueError("No training posts: give --train_file, or the checkpoint to use as --model_name_or_path.")
     chosen = {}
     for split, raw in raw_splits.items():
-        ids = labels[split] and _label_ids(raw, labels[split], label_names, from_training)
-        chosen[split] = _Chosen(raw, range(len(raw)), ids)
+        values = None if cells[split] is None else scheme.values(raw, cells[split], label_column)
+        chosen[split] = _Chosen(raw, range(len(raw)), values)
     if "train" in chosen and "validation" not in chosen and args.validation_split > 0:
-        chosen = _cut_validation(chosen, args.validation_split, seed)
+        chosen = _cut_validation(chosen, scheme.problem_type, args.validation_split, seed)
     _keep_first(chosen, args)
-    splits = {split: _build_split(part, columns, label_names, args) for split, part in chosen.items()}
+    splits = {split: _build_split(part, columns, scheme, args) for split, part in chosen.items()}
     origins = {split: (part.raw, part.rows) for split, part in chosen.items()}
-    return Posts(DatasetDict(splits), list(label_names), columns, source, origins)
+    return Posts(DatasetDict(splits), scheme.names, scheme.problem_type, columns, source, origins)
 
 
 def _check_numbers(args):
@@ -169,67 +192,20 @@ def _check_numbers(args):
         raise ValueError(f"--max_images {args.max_images}: give 1 or more, or 0 to use all pictures of a post.")
 
 
-def _read_labels(split: str, raw: RawSplit, column: str | None) -> list[str | None] | None:
-    """The label names of all rows; None for a test split without labels."""
-    if column not in raw.columns:
-        if split == "validation":
-            raise ValueError(
-                f"{raw.place} has no label column{f' {column!r}' if column else ''}, which validation needs. Columns "
-                f"there: {', '.join(map(repr, raw.columns))}. Name it with --label_column_name, or give posts without "
-                "labels as --test_file."
-            )
-        logger.info(f"{raw.place} has no label column: its posts are unlabelled.")
-        return None
-    labels = [as_label(value, raw.where(row), column) for row, value in enumerate(raw.cells(column))]
-    missing = [row for row, label in enumerate(labels) if label is None]
-    if split == "test" and len(missing) == len(labels):
-        return None
-    if missing:
-        raise ValueError(
-            f"{raw.where(missing[0])}, column {column!r}: the label is missing ({len(missing)} of {len(labels)} rows "
-            "have none). Label these rows or drop them; only a test split may be wholly unlabelled."
-        )
-    return labels
-
-
-def _label_ids(raw: RawSplit, labels: list[str], label_names: list[str], from_training: bool) -> list[int]:
-    id_of = {name: index for index, name in enumerate(label_names)}
-    for row, label in enumerate(labels):
-        if label not in id_of:
-            count = sum(other not in id_of for other in labels)
-            known = ", ".join(map(repr, label_names[:20])) + (", ..." if len(label_names) > 20 else "")
-            what = "unseen in training" if from_training else "unknown to the checkpoint"
-            raise ValueError(
-                f"{raw.where(row)}: the label {label!r} is {what} ({count} of {len(labels)} rows have such labels). "
-                f"Known labels: {known}. Correct the label or drop the row, or train with posts that have it."
-            )
-    return [id_of[label] for label in labels]
-
-
-def _cut_validation(chosen: dict[str, _Chosen], share: float, seed: int) -> dict[str, _Chosen]:
-    """Sets `share` of the training rows aside, of every label alike, the same rows for the same seed."""
+def _cut_validation(chosen: dict[str, _Chosen], problem_type: str, share: float, seed: int) -> dict[str, _Chosen]:
+    """Sets `share` of the training rows aside, the same rows for the same seed."""
     train = chosen["train"]
-    labels = np.array(train.labels)
-    counts = np.bincount(labels)
-    quota = share * counts
-    sizes = np.floor(quota).astype(int)
-    # rounding: the largest remainders get the rows that are left, and every label keeps a row to train on
-    left = max(1, round(share * len(labels))) - sizes.sum()
-    sizes[np.argsort(sizes - quota, kind="stable")[:left]] += 1
-    sizes = np.minimum(sizes, np.maximum(counts - 1, 0))
-    if not sizes.sum():
+    validation = set_aside(train.labels, problem_type, share, seed)
+    if not validation:
         raise ValueError(
-            f"{train.raw.place} has too few rows ({len(labels)}) to set some aside for validation: give "
+            f"{train.raw.place} has too few rows ({len(train.labels)}) to set some aside for validation: give "
             "--validation_file, or --validation_split 0 to do without."
         )
-    generator = np.random.default_rng(seed)
-    picked = [generator.permutation(np.flatnonzero(labels == label))[:size] for label, size in enumerate(sizes)]
-    validation = sorted(np.concatenate(picked).tolist())
     aside = set(validation)
     kept = [row for row in train.rows if row not in aside]
     logger.info(
-        f"No validation posts are given: {len(validation)} of {len(labels)} posts of {train.raw.place} are set aside "
-        f"(--validation_split {share}, seed {seed})."
+        f"No validation posts are given: {len(validation)} of {len(train.labels)} posts of {train.raw.place} are set "
+        f"aside{' of each class alike' if problem_type == SINGLE else ''} (--validation_split {share}, seed {seed})."
     )
     parts = {
         "train": _Chosen(train.raw, kept, train.labels),
@@ -243,7 +219,7 @@ def _keep_first(chosen: dict[str, _Chosen], args: DataArguments):
     flags = {"train": "max_train_samples", "validation": "max_eval_samples", "test": "max_predict_samples"}
     for split, part in chosen.items():
         part.rows = part.rows[: getattr(args, flags[split])]
-        if part.labels is None or len({part.labels[row] for row in part.rows}) > 1:
+        if part.labels is None or is_varied([part.labels[row] for row in part.rows]):
             continue
         cut = f" in the first {len(part.rows)} rows (--{flags[split]})" if getattr(args, flags[split]) else ""
         what = f"{part.raw.place} has only one label{cut}"
@@ -257,7 +233,7 @@ def _keep_first(chosen: dict[str, _Chosen], args: DataArguments):
         )
 
 
-def _build_split(part: _Chosen, columns: dict[str, str], label_names: list[str], args: DataArguments) -> Dataset:
+def _build_split(part: _Chosen, columns: dict[str, str], scheme: LabelScheme, args: DataArguments) -> Dataset:
     raw, rows = part.raw, part.rows
     id_column = columns.get("id")
     given_ids = raw.cells(id_column) if id_column in raw.columns else raw.numbers
@@ -276,8 +252,10 @@ def _build_split(part: _Chosen, columns: dict[str, str], label_names: list[str],
         "images": images,
     }
     features = {"id": Value("string"), "text": Value("string"), "images": List(Value("string"))}
+    if "group" in columns:
+        table["group"], features["group"] = _read_groups(raw, columns["group"]), Value("string")
     if part.labels is not None:
-        table["label"], features["label"] = part.labels, ClassLabel(names=list(label_names))
+        table["label"], features["label"] = part.labels, scheme.feature()
     if not raw.has_pixels(columns.get("image")):
         table = {name: [cells[row] for row in rows] for name, cells in table.items()}
         return Dataset.from_dict(table, features=Features(features))
@@ -286,6 +264,13 @@ def _build_split(part: _Chosen, columns: dict[str, str], label_names: list[str],
     # Side by side the stored pictures stay in the data set's own files, mapped into memory
     posts = concatenate_datasets([Dataset.from_dict(table, features=Features(features)), pixels], axis=1)
     return posts.select(rows).with_transform(UnpackPixels(raw.folder, args.max_images or None))
+
+
+def _read_groups(raw: RawSplit, column: str) -> list[str]:
+    if column not in raw.columns:
+        logger.warning(f"{raw.place} has no column {column!r} (--group_column_name): its posts are one group.")
+        return ["(none)"] * len(raw)
+    return ["(none)" if is_missing(cell) else mend(str(cell)).strip() or "(none)" for cell in raw.cells(column)]
 
 
 def _read_images(raw: RawSplit, rows: Sequence[int], column: str, max_images: int | None) -> list[list[str]]:
@@ -400,7 +385,8 @@ def check_images(posts: Posts, *, num_threads: int = 2, progress: bool = True) -
 
 class PostCollator:
     """
-    Rows {"id", "text", "images", "label"} to the tensors of `HFMambaProcessor` and `labels` (b,) int64.
+    Rows {"id", "text", "images", "label"} to the tensors of `HFMambaProcessor` and `labels`: (b,) int64 for ids, (b,)
+    float32 for numbers to be predicted, (b, num_labels) float32 for vectors of 0 and 1.
 
     For `Trainer(data_collator=...)` with `remove_unused_columns=False`, in any process. `labels` is there when every
     row has a label. Pictures are decoded here, one at a time.
@@ -424,7 +410,9 @@ class PostCollator:
             raise self._named(rows, images, error) from error
         labels = [row.get("label") for row in rows]
         if all(label is not None for label in labels):
-            batch["labels"] = torch.tensor(labels, dtype=torch.int64)
+            labels = torch.from_numpy(np.array(labels))
+            is_id = labels.ndim == 1 and not labels.is_floating_point()
+            batch["labels"] = labels.to(torch.int64 if is_id else torch.float32)
         return batch
 
     @staticmethod

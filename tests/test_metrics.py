@@ -10,8 +10,8 @@ from transformers import EvalPrediction
 
 from hf_mamba.classification.metrics import (
     ClassificationMetrics,
+    baseline_of,
     compute_metrics_for_trainer,
-    most_common_label,
 )
 
 
@@ -40,8 +40,8 @@ def test_positive_label_decides_what_precision_is_about():
 
 
 def test_majority_is_that_of_training_scored_elsewhere():
-    assert most_common_label([2, 0, 2, 0, 1]) == 0  # the smallest of equals
-    got = ClassificationMetrics(["a", "b"], majority_label=1).compute(predictions=[0] * 4, references=[0, 0, 0, 1])
+    assert baseline_of([2, 0, 2, 0, 1], "single_label_classification") == 0  # the smallest of equals
+    got = ClassificationMetrics(["a", "b"], baseline=1).compute(predictions=[0] * 4, references=[0, 0, 0, 1])
     assert got["majority_accuracy"] == 0.25
 
 
@@ -56,7 +56,7 @@ def test_a_label_that_is_never_predicted_gives_zero_and_no_warning(recwarn):
 
 
 def test_trainer_callable_takes_the_largest_logit_also_of_a_tuple():
-    compute = compute_metrics_for_trainer(["a", "b", "c"], majority_label=2)
+    compute = compute_metrics_for_trainer(ClassificationMetrics(["a", "b", "c"], baseline=2))
     logits = np.array([[0.1, 2, 1], [5, 1, 1], [0, 0, 9]])
     truth = np.array([1, 0, 0])
     for predictions in (logits, (logits, "hidden states")):
@@ -66,7 +66,7 @@ def test_trainer_callable_takes_the_largest_logit_also_of_a_tuple():
         assert all(isinstance(value, (int, float)) for value in got.values())  # goes into a JSON file
 
 
-@pytest.mark.parametrize("bad", [{"positive_label": 2}, {"majority_label": -1}])
+@pytest.mark.parametrize("bad", [{"positive_label": 2}, {"baseline": -1}])
 def test_label_ids_out_of_range_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         ClassificationMetrics(["a", "b"], **bad)

@@ -1,0 +1,52 @@
+"""Percentile bootstrap intervals of metrics that depend on sums over posts; numpy, seeded, no loop over resamples."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+
+LEVEL, RESAMPLES = 0.95, 1000
+_CELLS_AT_ONCE = 4_000_000  # of 8 bytes
+
+
+def bootstrap_intervals(
+    statistics: np.ndarray,
+    scores: Callable[[np.ndarray, int], dict[str, np.ndarray]],
+    *,
+    seed: int,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> dict[str, tuple[float, float]]:
+    """
+    The interval in which a metric lies for posts drawn anew from these, with replacement.
+
+    Drawing n of n posts is drawing how often each occurs, a multinomial; posts of equal statistics are one with their
+    number as weight, so that for a few classes a million posts cost no more than a hundred. Efron & Tibshirani, *An
+    Introduction to the Bootstrap* (1993), chapter 13.
+
+    Args:
+        statistics: what the metrics sum up of each post, shape (n, q)
+        scores: function of the sums, shape (r, q), and n to the metrics, shape (r,) each
+        seed: of the draws
+        resamples: r in all
+        level: share of the resamples inside the interval
+
+    Returns:
+        metric -> (low, high); a metric that is undefined (nan) in some resamples counts where it is defined
+    """
+    kinds, counts = np.unique(statistics, axis=0, return_counts=True)
+    generator = np.random.default_rng(seed)
+    drawn = []
+    step = max(1, _CELLS_AT_ONCE // len(kinds))
+    for start in range(0, resamples, step):
+        size = min(step, resamples - start)
+        weights = generator.multinomial(len(statistics), counts / len(statistics), size=size)  # (r, kinds)
+        drawn.append(scores(weights @ kinds, len(statistics)))
+    tail = (1 - level) / 2
+    intervals = {}
+    for name in drawn[0]:
+        values = np.concatenate([np.atleast_1d(part[name]) for part in drawn])
+        if not np.isnan(values).all():
+            low, high = np.nanquantile(values, (tail, 1 - tail))
+            intervals[name] = (float(low), float(high))
+    return intervals
