@@ -34,7 +34,7 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
 from .classification.arguments import parse_arguments
-from .classification.builtin_data import write_builtin_posts
+from .classification.builtin_data import LABELS, write_builtin_posts
 from .classification.checkpoints import (
     baseline_of_checkpoint,
     load_checkpoint,
@@ -60,7 +60,8 @@ from .classification.share import check_may_write, explain_push, share_run
 
 logger = logging.getLogger("hf_mamba.run_classification")  # also when run as a script
 
-BUILTIN = "builtin"  # the --dataset_name of the posts this project draws itself
+# The --dataset_name of the posts this project draws itself, and their labels
+BUILTIN = {"builtin" if labels == "binary" else f"builtin:{labels}": labels for labels in LABELS}
 
 
 def main(argv=None):
@@ -160,10 +161,11 @@ def load_everything(model_args, data_args, training_args):
         label_names = [model.config.id2label[i] for i in range(model.config.num_labels)]
         problem_type = problem_type_of(model.config)
     with training_args.main_process_first(desc="posts"):
-        if data_args.dataset_name == BUILTIN:
-            folder = Path(training_args.output_dir).parent / "builtin_posts"
+        if data_args.dataset_name in BUILTIN:
+            labels = BUILTIN[data_args.dataset_name]
+            folder = Path(training_args.output_dir).parent / f"builtin_posts_{labels}".removesuffix("_binary")
             logger.info(f"The built-in posts are in {folder}, drawn there if they aren't yet.")
-            data_args.dataset_name = str(write_builtin_posts(folder))
+            data_args.dataset_name = str(write_builtin_posts(folder, labels=labels))
         posts = load_posts(data_args, seed=training_args.seed, label_names=label_names, problem_type=problem_type)
         check_splits(posts, training_args)
         if training_args.process_index == 0:

@@ -1,9 +1,11 @@
 """A model and its processor, in step with each other: new ones for the posts at hand, or a checkpoint's."""
 
 import json
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedConfig
@@ -108,7 +110,19 @@ def new_processor_and_model(model_args, data_args, posts):
         size={"height": config.image_size, "width": config.image_size}, patch_size=config.patch_size
     )
     model = HFMambaForSequenceClassification(config, scan_implementation=model_args.scan_implementation)
+    if posts.problem_type == REGRESSION:
+        start_at_the_mean(model, posts.column("train", "label"))
     return HFMambaProcessor(image_processor=image_processor, tokenizer=tokenizer), model
+
+
+@torch.no_grad()
+def start_at_the_mean(model, values):
+    mode = os.environ.get("HFM_INIT", "bias")
+    v = torch.tensor(values)
+    if "bias" in mode:
+        model.classifier.bias.fill_(v.mean())
+    if "scale" in mode:
+        model.classifier.weight.mul_(v.std())
 
 
 def _new_tokenizer(data_args, posts):

@@ -43,8 +43,9 @@ class DataArguments:
     dataset_name: str | None = field(
         default=None,
         metadata={
-            "help": "A data set of the Hub, a folder written by save_to_disk of `datasets`, or a folder with "
-            "train/metadata.jsonl (or .csv) beside its pictures and likewise validation and test"
+            "help": "A data set of the Hub, a folder written by save_to_disk of `datasets`, a folder with "
+            "train/metadata.jsonl (or .csv) beside its pictures and likewise validation and test, or posts that are "
+            "drawn on first use: builtin, builtin:three, builtin:several (multi-label) or builtin:score (regression)"
         },
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the Hub's data set"})
