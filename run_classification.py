@@ -43,7 +43,7 @@ from .classification.checkpoints import (
 )
 from .classification.data import PostCollator, check_images, load_posts
 from .classification.evaluation import BASELINE_KEYS, evaluate_split, name_baseline, write_report
-from .classification.labels import SINGLE, label_id, resolve_class_weights
+from .classification.labels import REGRESSION, SINGLE, label_id, resolve_class_weights
 from .classification.metrics import (
     DEFAULT_METRIC,
     LOWER_IS_BETTER,
@@ -56,6 +56,7 @@ from .classification.output_dir import PREDICTIONS_FORMATS, check_output_dir, st
 from .classification.predictions import write_predictions
 from .classification.reports import ReadableProgress, summary, write_model_card, write_results
 from .classification.share import check_may_write, explain_push, share_run
+from .classification.targets import ScaledTargets, TargetScale
 
 
 logger = logging.getLogger("hf_mamba.run_classification")  # also when run as a script
@@ -205,7 +206,7 @@ def check_splits(posts, training_args):
         training_args.eval_strategy, training_args.load_best_model_at_end = "no", False
 
 
-class PostTrainer(Trainer):
+class PostTrainer(ScaledTargets, Trainer):
     """transformers' Trainer, which would replace our model card by one about a fine-tuned text model."""
 
     def create_model_card(self, *args, **kwargs):
@@ -254,6 +255,8 @@ def build_trainer(posts, processor, model, metrics, training_args):
         processing_class=processor,
         compute_metrics=compute_metrics_for_trainer(metrics),
     )
+    if posts.problem_type == REGRESSION and train_posts is not None:
+        trainer.target_scale = TargetScale.of(posts.column("train", "label"))
     if isinstance(train_posts, ModalityDropout):
         trainer.add_callback(PassCounter(train_posts))
     if not training_args.disable_tqdm:

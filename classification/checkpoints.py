@@ -1,11 +1,9 @@
 """A model and its processor, in step with each other: new ones for the posts at hand, or a checkpoint's."""
 
 import json
-import os
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedConfig
@@ -17,6 +15,7 @@ from .evaluation import BASELINE_KEYS, read_baseline
 from .hub_errors import explain, find_checkpoint
 from .labels import REGRESSION, SINGLE
 from .output_dir import RESULTS_FILE
+from .targets import TargetScale, start_at
 from .vocabulary import train_wordpiece
 
 
@@ -111,18 +110,8 @@ def new_processor_and_model(model_args, data_args, posts):
     )
     model = HFMambaForSequenceClassification(config, scan_implementation=model_args.scan_implementation)
     if posts.problem_type == REGRESSION:
-        start_at_the_mean(model, posts.column("train", "label"))
+        start_at(TargetScale.of(posts.column("train", "label")), model.classifier)
     return HFMambaProcessor(image_processor=image_processor, tokenizer=tokenizer), model
-
-
-@torch.no_grad()
-def start_at_the_mean(model, values):
-    mode = os.environ.get("HFM_INIT", "bias")
-    v = torch.tensor(values)
-    if "bias" in mode:
-        model.classifier.bias.fill_(v.mean())
-    if "scale" in mode:
-        model.classifier.weight.mul_(v.std())
 
 
 def _new_tokenizer(data_args, posts):
