@@ -42,13 +42,13 @@ class LabelScheme:
     Args:
         problem_type: single_label_classification, multi_label_classification or regression
         names: the names of the model's outputs in their order: the labels', or the label column's for regression
-        source: whose labels these are, "training" or "checkpoint"
+        unknown: what a label is that isn't among these, for messages
         separator: what separates labels in a cell of a csv file, if not JSON
     """
 
     problem_type: str
     names: list[str]
-    source: str = "checkpoint"
+    unknown: str = "unknown to the checkpoint"
     separator: str | None = None
 
     @classmethod
@@ -60,10 +60,10 @@ class LabelScheme:
             ValueError: numbers among words, or cells that can't be of the problem type asked for.
         """
         decided = problem_type or _problem_type_of(raw, cells, column, separator)
-        scheme = cls(decided, [column], "training", separator)
+        scheme = cls(decided, [column], "unseen in training", separator)
         if decided != REGRESSION:
             labels = {label for labels in scheme._parsed(raw, cells, column) for label in labels}
-            scheme = cls(decided, _sorted_names(raw, labels, column), "training", separator)
+            scheme = cls(decided, _sorted_names(raw, labels, column), "unseen in training", separator)
             if not scheme.names:
                 raise ValueError(f"{raw.place}, column {column!r}: no row has any label. Name the right column.")
         logger.info(scheme._described(raw, cells, column, asked=problem_type is not None))
@@ -116,12 +116,12 @@ class LabelScheme:
                 continue
             count = sum(any(fold(label) not in id_of for label in labels) for labels in parsed)
             known = ", ".join(map(repr, self.names[:20])) + (", ..." if len(self.names) > 20 else "")
-            what = "unseen in training" if self.source == "training" else "unknown to the checkpoint"
             several = self.problem_type == MULTI and not self.separator and re.search("[,;|]", unknown)
             hint = f" Or separate labels in a cell by --label_separator '{several[0]}'." if several else ""
             raise ValueError(
-                f"{raw.where(row)}: the label {unknown!r} is {what} ({count} of {len(parsed)} rows have such labels). "
-                f"Known labels: {known}. Correct the label or drop the row, or train with posts that have it.{hint}"
+                f"{raw.where(row)}: the label {unknown!r} is {self.unknown} ({count} of {len(parsed)} rows have such "
+                f"labels). Known labels: {known}. Correct the label or drop the row, or train with posts that have "
+                f"it.{hint}"
             )
         return [[id_of[fold(label)] for label in labels] for labels in parsed]
 

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import textwrap
 from pathlib import Path
 
 import torch
@@ -109,15 +110,16 @@ def _table(title, of_row, names, problem_type):
     """Rows of metrics under readable names; the main metric with its interval, every one of its baseline beside it."""
     shown = [key for key in names if any(key in metrics for metrics in of_row.values())]
     main = DEFAULT_METRIC[problem_type]
+    digits = ".4g" if problem_type == REGRESSION else ".4f"  # errors have the targets' size, whatever that is
     rows = [[title, "posts", *(names[key] for key in shown)]]
     for name, metrics in of_row.items():
-        cells = [f"{metrics[key]:.4f}" if key in metrics else "" for key in shown]
+        cells = [f"{metrics[key]:{digits}}" if key in metrics else "" for key in shown]
         rows.append([_in_a_cell(name), f"{metrics['num_posts']:,}" if "num_posts" in metrics else "", *cells])
     if main in shown and any(f"{main}_low" in metrics for metrics in of_row.values()):
         column = shown.index(main) + 3
         rows[0].insert(column, "95 % interval")
         for row, metrics in zip(rows[1:], of_row.values()):
-            ends = [f"{metrics[f'{main}_{end}']:.4f}" for end in ("low", "high") if f"{main}_{end}" in metrics]
+            ends = [f"{metrics[f'{main}_{end}']:{digits}}" for end in ("low", "high") if f"{main}_{end}" in metrics]
             row.insert(column, " to ".join(ends))
     return _markdown(rows)
 
@@ -185,7 +187,7 @@ def summary(reports, *, num_parameters, posts, train_metrics, output_dir, positi
         lines.append(f"Training took {minutes}:{seconds:02d} minutes, {rate:,.0f} posts per second.")
     if reports:
         lines += ["", metrics_table(reports, posts.problem_type), ""]
-        lines.append(results_note(reports, posts, positive_label))
+        lines.append(textwrap.fill(results_note(reports, posts, positive_label), 100))
         split, report = list(reports.items())[-1]
         for key, table in (("per_label", labels_table), ("per_group", groups_table)):
             if key in report:

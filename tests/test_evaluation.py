@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
-from running import command, refused
+from running import SMALL, command, refused
 from sklearn import metrics as sk
 
 from hf_mamba import HFMambaForSequenceClassification, run_classification
@@ -147,8 +147,26 @@ def test_its_card_says_what_it_answers(learnt):
         assert {"f1_micro", "f1_macro"} <= found and f"{test['every_label_f1_micro']:.4f}" in card.text
     else:
         assert "Predicts a number, `label`" in card.text and "softmax" not in card.text
-        assert {"rmse", "r2"} <= found and f"{test['mean_rmse']:.4f}" in card.text
+        assert {"rmse", "r2"} <= found and f"{test['mean_rmse']:.4g}" in card.text
     assert not any(name.startswith(("majority", "every", "mean")) for name in found)
+
+
+@pytest.mark.parametrize(("factor", "offset"), [(1000, 5e4), (1e-3, 0)])
+def test_the_units_of_a_number_change_nothing_but_the_units(folder, tmp_path, factor, offset):
+    outputs = []
+    for name, a, b in (("plain", 1, 0), ("other", factor, offset)):
+        rows = [json.loads(line) for line in (folder / "train" / "metadata.jsonl").read_text().splitlines()]
+        for number, row in enumerate(rows):
+            row["label"] = a * (1.5 + 2 * (row["label"] == "sincere") + number % 4 / 4) + b
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        data = ["--train_file", tmp_path / f"{name}.jsonl", "--test_file", tmp_path / f"{name}.jsonl"]
+        flags = [*data, "--image_dir", folder / "train", "--problem_type", "regression", "--max_grad_norm", 0]
+        argv = ["--do_train", "--do_predict", *SMALL, *flags, "--output_dir", tmp_path / name, "--validation_split", 0]
+        run_classification.main([*map(str, argv)])
+        with (tmp_path / name / "predictions.csv").open(newline="") as file:
+            outputs.append([(float(line["prediction"]) - b) / a for line in csv.DictReader(file)])
+    plain, other = map(np.array, outputs)
+    assert plain.std() > 0.05 and abs(plain - other).max() < 0.05 * plain.std()
 
 
 # What flags add
