@@ -40,7 +40,9 @@ def test_each_pass_draws_anew_and_one_modality_always_stays():
     assert pass_of(ModalityDropout(POSTS, 1.0, seed=0), 0).count("textimage") == 0
 
 
-@pytest.mark.parametrize("loader", [{"batch_size": 7}, {"batch_size": 32, "num_workers": 1}])
+@pytest.mark.parametrize(
+    "loader", [{"batch_size": 7}, {"batch_size": 32, "num_workers": 1, "persistent_workers": True}]
+)
 def test_batches_and_workers_do_not_matter(loader):
     dropped = ModalityDropout(POSTS, 0.5, seed=0)
     batches = DataLoader(dropped, collate_fn=lambda rows: [kind(row) for row in rows], **loader)
