@@ -15,6 +15,7 @@
 """  # noqa: E501
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -158,4 +159,6 @@ def read_baseline(told, problem_type: str, label_names: list[str]):
 def write_report(folder, report: dict) -> None:
     """Writes `<split>_report.json`."""
     text = json.dumps(report, indent=2, ensure_ascii=False)
+    # a row of the confusion matrix on one line; in strings JSON has no line breaks that this could meet
+    text = re.sub(r"\[\n\s+\d+(,\n\s+\d+)*\n\s+\]", lambda row: re.sub(r"\n\s+", " ", row[0]), text)
     (Path(folder) / REPORT_FILES[report["split"]]).write_text(text + "\n", "utf-8")
