@@ -10,7 +10,8 @@ _CELLS_AT_ONCE = 4_000_000  # of 8 bytes
 
 
 def bootstrap_intervals(
-    statistics: np.ndarray,
+    kinds: np.ndarray,
+    counts: np.ndarray,
     scores: Callable[[np.ndarray, int], dict[str, np.ndarray]],
     *,
     seed: int,
@@ -20,12 +21,13 @@ def bootstrap_intervals(
     """
     The interval in which a metric lies for posts drawn anew from these, with replacement.
 
-    Drawing n of n posts is drawing how often each occurs, a multinomial; posts of equal statistics are one with their
-    number as weight, so that for a few classes a million posts cost no more than a hundred. Efron & Tibshirani, *An
+    Drawing n of n posts is drawing how often each occurs, a multinomial; so is drawing how often each kind of post
+    does, so that for a few classes a million posts cost no more than a hundred. Efron & Tibshirani, *An
     Introduction to the Bootstrap* (1993), chapter 13.
 
     Args:
-        statistics: what the metrics sum up of each post, shape (n, q)
+        kinds: what the metrics sum up of a post, for each kind of post, shape (k, q)
+        counts: how many posts are of each kind, shape (k,); n in all
         scores: function of the sums, shape (r, q), and n to the metrics, shape (r,) each
         seed: of the draws
         resamples: r in all
@@ -34,14 +36,14 @@ def bootstrap_intervals(
     Returns:
         metric -> (low, high); a metric that is undefined (nan) in some resamples counts where it is defined
     """
-    kinds, counts = np.unique(statistics, axis=0, return_counts=True)
+    num_posts, kinds = int(counts.sum()), kinds.astype(np.float64)  # of integers, numpy's product is slow
     generator = np.random.default_rng(seed)
     drawn = []
     step = max(1, _CELLS_AT_ONCE // len(kinds))
     for start in range(0, resamples, step):
         size = min(step, resamples - start)
-        weights = generator.multinomial(len(statistics), counts / len(statistics), size=size)  # (r, kinds)
-        drawn.append(scores(weights @ kinds, len(statistics)))
+        weights = generator.multinomial(num_posts, counts / num_posts, size=size)  # (r, k)
+        drawn.append(scores(weights.astype(np.float64) @ kinds, num_posts))
     tail = (1 - level) / 2
     intervals = {}
     for name in drawn[0]:

@@ -79,13 +79,18 @@ class PostMetrics(evaluate.Metric):
         return {name: float(value) for name, value in found.items()} | {"num_posts": len(references)}
 
     def _scored(self, predictions, references):
-        return self.scores(self.statistics(predictions, references).sum(axis=0), len(references))
+        kinds, counts = self.kinds(predictions, references)
+        return self.scores(counts @ kinds, len(references))
 
     def intervals(self, predictions, references, *, seed: int, resamples: int = RESAMPLES) -> dict:
         """95 % bootstrap intervals, {"accuracy": (low, high), ...}, of `interval_metrics`."""
-        statistics = self.statistics(np.asarray(predictions), np.asarray(references))
-        found = bootstrap_intervals(statistics, self.scores, seed=seed, resamples=resamples)
+        kinds, counts = self.kinds(np.asarray(predictions), np.asarray(references))
+        found = bootstrap_intervals(kinds, counts, self.scores, seed=seed, resamples=resamples)
         return {name: found[name] for name in self.interval_metrics if name in found}
+
+    def kinds(self, predictions: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The different statistics of posts, shape (k, q), and how many posts have them, shape (k,)."""
+        return np.unique(self.statistics(predictions, references), axis=0, return_counts=True)
 
     def statistics(self, predictions: np.ndarray, references: np.ndarray) -> np.ndarray:
         """What the metrics sum up of each post, shape (n, q)."""
@@ -126,6 +131,11 @@ class ClassificationMetrics(PostMetrics):
                 raise ValueError(f"{name} {label} is no label id: there are {len(label_names)} labels, from id 0.")
         self.positive_label = 1 if positive_label is None and len(label_names) == 2 else positive_label
         super().__init__(label_names, baseline=baseline, **kwargs)
+
+    def kinds(self, predictions, references):
+        num_labels = len(self.label_names)
+        cells, counts = np.unique(references * num_labels + predictions, return_counts=True)
+        return self.statistics(cells % num_labels, cells // num_labels), counts
 
     def statistics(self, predictions, references):
         identity = np.eye(len(self.label_names), dtype=np.int32)

@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn import metrics as sk
 from transformers import EvalPrediction
 
-from hf_mamba.classification.bootstrap import bootstrap_intervals
+from hf_mamba.classification import bootstrap
 from hf_mamba.classification.metrics import (
     DEFAULT_METRIC,
     LOWER_IS_BETTER,
@@ -148,14 +148,23 @@ def test_intervals_are_seeded_and_hold_the_value():
     assert all(low <= got[name] <= high for name, (low, high) in first.items())
 
 
-def test_the_order_of_posts_and_the_size_of_a_slab_do_not_matter(monkeypatch):
-    rng = np.random.default_rng(1)
-    statistics = rng.integers(2, size=(40, 3))
-    scores = lambda sums, count: {"mean": sums[..., 0] / count}  # noqa: E731
-    whole = bootstrap_intervals(statistics, scores, seed=0)
-    assert whole == bootstrap_intervals(rng.permutation(statistics), scores, seed=0)
-    monkeypatch.setattr("hf_mamba.classification.bootstrap._CELLS_AT_ONCE", 50)
-    assert whole == bootstrap_intervals(statistics, scores, seed=0)
+@pytest.mark.parametrize("problem_type", DEFAULT_METRIC)
+def test_the_order_of_posts_and_the_size_of_a_slab_do_not_matter(problem_type, monkeypatch):
+    metrics = metrics_for(problem_type, ["a", "b"])
+    shape = (40, 2) if problem_type == "multi_label_classification" else (40,)
+    answers, truth = np.random.default_rng(1).integers(2, size=(2, *shape))
+    whole = metrics.intervals(answers, truth, seed=0)
+    order = np.random.default_rng(2).permutation(40)
+    assert whole == metrics.intervals(answers[order], truth[order], seed=0)
+    monkeypatch.setattr(bootstrap, "_CELLS_AT_ONCE", 50)
+    assert whole == metrics.intervals(answers, truth, seed=0)
+
+
+def test_many_labels_and_posts_are_no_burden():
+    answers = np.arange(200_000) % 1000
+    truth = np.where(answers < 10, answers, 999 - answers)
+    got = ClassificationMetrics(map(str, range(1000))).intervals(answers, truth, seed=0)
+    assert got["accuracy"][0] <= 0.01 <= got["accuracy"][1]
 
 
 @pytest.mark.parametrize("problem_type", DEFAULT_METRIC)
