@@ -34,27 +34,37 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
 from .classification.arguments import parse_arguments
-from .classification.builtin_data import write_builtin_posts
-from .classification.checkpoints import load_checkpoint, majority_label_of, new_processor_and_model
-from .classification.data import PostCollator, load_posts
-from .classification.messy_posts import check_some_are_left, settle_bad_images
-from .classification.metrics import compute_metrics_for_trainer
-from .classification.output_dir import PREDICTIONS_FILE, check_output_dir, start_run
-from .classification.post_images import find_bad_images
-from .classification.reports import (
-    SHOWN,
-    ReadableProgress,
-    summary,
-    write_model_card,
-    write_predictions,
-    write_results,
+from .classification.builtin_data import LABELS, write_builtin_posts
+from .classification.checkpoints import (
+    baseline_of_checkpoint,
+    load_checkpoint,
+    new_processor_and_model,
+    problem_type_of,
 )
+from .classification.data import PostCollator, load_posts
+from .classification.evaluation import BASELINE_KEYS, evaluate_split, name_baseline, write_report
+from .classification.labels import REGRESSION, SINGLE, label_id, resolve_class_weights
+from .classification.messy_posts import check_some_are_left, settle_bad_images
+from .classification.metrics import (
+    DEFAULT_METRIC,
+    LOWER_IS_BETTER,
+    METRIC_NAMES,
+    compute_metrics_for_trainer,
+    metrics_for,
+)
+from .classification.modalities import ModalityDropout, PassCounter
+from .classification.output_dir import PREDICTIONS_FORMATS, check_output_dir, start_run
+from .classification.post_images import find_bad_images
+from .classification.predictions import write_predictions
+from .classification.reports import ReadableProgress, summary, write_model_card, write_results
 from .classification.share import check_may_write, explain_push, share_run
+from .classification.targets import ScaledTargets, TargetScale
 
 
 logger = logging.getLogger("hf_mamba.run_classification")  # also when run as a script
 
-BUILTIN = "builtin"  # the --dataset_name of the posts this project draws itself
+# The --dataset_name of the posts this project draws itself, and their labels
+BUILTIN = {"builtin" if labels == "binary" else f"builtin:{labels}": labels for labels in LABELS}
 
 
 def main(argv=None):
@@ -68,17 +78,16 @@ def main(argv=None):
         checkpoint = [check_output_dir(training_args, model_args.model_name_or_path, recipe)]
     checkpoint = broadcast_object_list(checkpoint)[0]
     posts, processor, model = load_everything(model_args, data_args, training_args)
-    trainer = build_trainer(posts, processor, model, model_args, training_args)
+    metrics = build_metrics(posts, model_args, data_args)
+    trainer = build_trainer(posts, processor, model, metrics, training_args)
     if training_args.do_train and checkpoint is None and trainer.is_world_process_zero():
         start_run(training_args, recipe)
 
     train_metrics = train(trainer, posts, checkpoint) if training_args.do_train else {}
-    metrics_of_split = {}
-    if training_args.do_eval:
-        metrics_of_split["validation"] = evaluate(trainer, posts)
-    if training_args.do_predict:
-        metrics_of_split["test"] = predict(trainer, posts)
-    metrics_of_split = {split: metrics for split, metrics in metrics_of_split.items() if metrics}
+    steps = {"validation": training_args.do_eval, "test": training_args.do_predict}
+    reports = {split: evaluate(trainer, posts, split, metrics) for split, asked in steps.items() if asked}
+    reports = {split: report for split, report in reports.items() if report}
+    metrics_of_split = {split: report["metrics"] for split, report in reports.items()}
 
     if trainer.is_world_process_zero():
         if training_args.do_train:
@@ -87,18 +96,20 @@ def main(argv=None):
                 model=model,
                 processor=processor,
                 posts=posts,
-                metrics_of_split=metrics_of_split,
+                reports=reports,
                 recipe=recipe,
                 seed=training_args.seed,
+                positive_label=getattr(metrics, "positive_label", None),
             )
         write_results(training_args.output_dir, {"train": train_metrics, **metrics_of_split})
         print(
             summary(
-                metrics_of_split,
+                reports,
                 num_parameters=model.num_parameters(),
                 posts=posts,
                 train_metrics=train_metrics,
                 output_dir=training_args.output_dir,
+                positive_label=getattr(metrics, "positive_label", None),
             )
         )
         if training_args.push_to_hub:
@@ -126,8 +137,14 @@ def check_request(model_args, training_args):
         )
     if training_args.remove_unused_columns:
         raise ValueError("--remove_unused_columns must stay False: text and images are read when a batch is made.")
+    if not 0 <= training_args.modality_dropout <= 1:
+        raise ValueError(f"--modality_dropout {training_args.modality_dropout}: give a share of the posts, 0 to 1.")
+    for flag, known in (("predictions_format", PREDICTIONS_FORMATS), ("report_withheld", ("none", "test", "all"))):
+        if (value := getattr(training_args, flag)) not in known:
+            raise ValueError(f"--{flag} {value}: give {', '.join(known[:-1])} or {known[-1]}.")
     best = training_args.metric_for_best_model
-    if training_args.load_best_model_at_end and best not in (known := ["loss", *SHOWN]):
+    known = ["auto", "loss", *dict.fromkeys(name for names in METRIC_NAMES.values() for name in names)]
+    if training_args.load_best_model_at_end and best not in known:
         raise ValueError(f"--metric_for_best_model is {best!r}, but must be one of {', '.join(known)}.")
 
 
@@ -142,25 +159,37 @@ def load_everything(model_args, data_args, training_args):
     """The posts, the processor that turns them into tensors, and the model."""
     if data_args.streaming and training_args.do_train and training_args.max_steps < 1:
         raise ValueError("--streaming: a stream has no known end, so say by --max_steps how long to train.")
+    if data_args.streaming and training_args.modality_dropout:
+        raise ValueError("--modality_dropout needs posts that can be counted: leave it out with --streaming.")
     # Each process reads a stream and takes its rows: batches of different lengths can't be joined to be handed out
     training_args.accelerator_config.dispatch_batches = False
     set_seed(training_args.seed)
-    label_names = None
+    label_names, problem_type = None, model_args.problem_type
     if model_args.model_name_or_path is not None:
         processor, model = load_checkpoint(model_args, data_args)
         label_names = [model.config.id2label[i] for i in range(model.config.num_labels)]
+        problem_type = problem_type_of(model.config)
     with training_args.main_process_first(desc="posts"):
-        if data_args.dataset_name == BUILTIN:
-            folder = Path(training_args.output_dir).parent / "builtin_posts"
+        if data_args.dataset_name in BUILTIN:
+            labels = BUILTIN[data_args.dataset_name]
+            folder = Path(training_args.output_dir).parent / f"builtin_posts_{labels}".removesuffix("_binary")
             logger.info(f"The built-in posts are in {folder}, drawn there if they aren't yet.")
-            data_args.dataset_name = str(write_builtin_posts(folder))
+            data_args.dataset_name = str(write_builtin_posts(folder, labels=labels))
         posts = load_posts(
-            data_args, seed=training_args.seed, label_names=label_names, wanted=wanted_splits(training_args)
+            data_args,
+            seed=training_args.seed,
+            label_names=label_names,
+            problem_type=problem_type,
+            wanted=wanted_splits(training_args),
         )
         check_splits(posts, training_args)
     check_all_images(posts, data_args, training_args)
     if model_args.model_name_or_path is None:
         processor, model = new_processor_and_model(model_args, data_args, posts)
+    if model_args.class_weights is not None:  # else a checkpoint keeps its own
+        model.config.class_weights = resolve_class_weights(model_args.class_weights, posts)
+        logger.info(f"Class weights: {model.config.class_weights or 'none'}")
+    choose_best_by(posts.problem_type, training_args)
     return posts, processor, model
 
 
@@ -184,6 +213,19 @@ def wanted_splits(training_args):
     return [split for split, wanted in steps.items() if wanted]
 
 
+def choose_best_by(problem_type, training_args):
+    """Puts the problem type's own metric in place of --metric_for_best_model auto, and refuses one it doesn't have."""
+    best = training_args.metric_for_best_model
+    if best == "auto":
+        best = training_args.metric_for_best_model = DEFAULT_METRIC[problem_type]
+        training_args.greater_is_better = best not in LOWER_IS_BETTER
+    known = ["loss", *METRIC_NAMES[problem_type]]
+    if training_args.load_best_model_at_end and best not in known:
+        raise ValueError(
+            f"--metric_for_best_model is {best!r}, but for {problem_type} must be one of {', '.join(known)}."
+        )
+
+
 def check_splits(posts, training_args):
     """Every step needs its split; training without validation posts goes without evaluation."""
     if training_args.do_eval and "validation" not in posts.splits:
@@ -197,7 +239,7 @@ def check_splits(posts, training_args):
         training_args.eval_strategy, training_args.load_best_model_at_end = "no", False
 
 
-class PostTrainer(Trainer):
+class PostTrainer(ScaledTargets, Trainer):
     """transformers' Trainer, which would replace our model card by one about a fine-tuned text model."""
 
     def create_model_card(self, *args, **kwargs):
@@ -216,21 +258,40 @@ class PostTrainer(Trainer):
         """Uploads nothing while training: what leaves has been checked, which `push` does at the end."""
 
 
-def build_trainer(posts, processor, model, model_args, training_args):
+def build_metrics(posts, model_args, data_args):
+    """The metrics of the problem type, beside the baseline of the training posts or of the checkpoint's training."""
+    baseline = posts.baseline
+    if baseline is None:
+        baseline = baseline_of_checkpoint(model_args.model_name_or_path, posts.problem_type, posts.label_names)
+    positive_label = None
+    if data_args.positive_label is not None:
+        if posts.problem_type != SINGLE:
+            raise ValueError(
+                f"--positive_label is for one label per post, but the problem type is {posts.problem_type}."
+            )
+        positive_label = label_id(data_args.positive_label, posts.label_names, "--positive_label")
+    return metrics_for(posts.problem_type, posts.label_names, baseline=baseline, positive_label=positive_label)
+
+
+def build_trainer(posts, processor, model, metrics, training_args):
     """The Trainer over the posts."""
-    majority_label = posts.majority_label
-    if majority_label is None:
-        majority_label = majority_label_of(model_args.model_name_or_path, posts.label_names)
+    train_posts = posts.splits.get("train") if training_args.do_train else None
+    if train_posts is not None and training_args.modality_dropout:
+        train_posts = ModalityDropout(train_posts, training_args.modality_dropout, training_args.seed)
     training_args.label_names = ["labels"]
     trainer = PostTrainer(
         model=model,
         args=training_args,
-        train_dataset=posts.splits.get("train") if training_args.do_train else None,
+        train_dataset=train_posts,
         eval_dataset=posts.splits.get("validation"),
         data_collator=PostCollator(processor),
         processing_class=processor,
-        compute_metrics=compute_metrics_for_trainer(posts.label_names, majority_label),
+        compute_metrics=compute_metrics_for_trainer(metrics),
     )
+    if posts.problem_type == REGRESSION and train_posts is not None:
+        trainer.target_scale = TargetScale.of(posts.column("train", "label"))
+    if isinstance(train_posts, ModalityDropout):
+        trainer.add_callback(PassCounter(train_posts))
     if not training_args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(ReadableProgress)
@@ -243,36 +304,32 @@ def train(trainer, posts, checkpoint):
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(_internal_call=True)  # else it would push already, before there is a card
     trainer.save_state()
-    metrics = {**result.metrics, "train_majority_label": posts.label_names[posts.majority_label]}
+    baseline = name_baseline(posts.baseline, posts.problem_type, posts.label_names)
+    metrics = {**result.metrics, BASELINE_KEYS[posts.problem_type]: baseline}
     trainer.save_metrics("train", metrics, combined=False)
     return metrics
 
 
-def evaluate(trainer, posts):
-    """Metrics on the validation split."""
-    metrics = trainer.evaluate(posts.splits["validation"], metric_key_prefix="validation")
-    trainer.save_metrics("validation", metrics, combined=False)
-    return without_prefix(metrics, "validation")
-
-
-def predict(trainer, posts):
-    """Predictions of the test split in a csv file, and metrics where its labels are known."""
-    test = posts.splits["test"]
-    output = trainer.predict(test, metric_key_prefix="test")
-    labels = posts.column("test", "label") if "label" in test.column_names else None
-    if trainer.is_world_process_zero():
-        path = Path(trainer.args.output_dir) / PREDICTIONS_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_predictions(path, posts.column("test", "id"), output.predictions, posts.label_names, labels)
-    if labels is None:
-        return {}
-    trainer.save_metrics("test", output.metrics, combined=False)
-    return without_prefix(output.metrics, "test")
-
-
-def without_prefix(metrics, prefix):
-    """Trainer's {"test_accuracy": ...} as {"accuracy": ...}."""
-    return {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}
+def evaluate(trainer, posts, split, metrics):
+    """
+    The report of a split, None if its labels are unknown. The main process writes it down, with the metrics and, of
+    the test split, the predictions.
+    """
+    args = trainer.args
+    with_withheld = args.report_withheld == "all" or args.report_withheld == split
+    report, logits = evaluate_split(trainer, posts, split, metrics, with_withheld=with_withheld)
+    if not trainer.is_world_process_zero():
+        return report
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    if split == "test":
+        labels = None if report is None else posts.column(split, "label")
+        path = folder / f"predictions.{args.predictions_format}"
+        write_predictions(path, posts.column(split, "id"), logits, posts.label_names, labels, posts.problem_type)
+    if report is not None:
+        trainer.save_metrics(split, {f"{split}_{k}": v for k, v in report["metrics"].items()}, combined=False)
+        write_report(folder, report)
+    return report
 
 
 def push(trainer, model, processor):

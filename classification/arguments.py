@@ -19,6 +19,8 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from ..configuration_hf_mamba import CHOICES, HFMambaConfig
 from .data import DataArguments
+from .metrics import LOWER_IS_BETTER
+from .output_dir import PREDICTIONS_FORMATS
 
 
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
@@ -33,8 +35,10 @@ _NOT_IN_RECIPE = ("overwrite_output_dir",)
 def _config_flag(config_field):
     """A field of HFMambaConfig as a flag: None, the default, leaves it to the config or to the loaded checkpoint."""
     kinds = {bool: bool, int: int, float: float, float | int: float, int | str: str, str: str}
-    kind = kinds.get(config_field.type, list[float])  # class_weights is the one list
+    kind = kinds.get(config_field.type, list[str])  # class_weights is the one list, and may be words
     text = f"HFMambaConfig.{config_field.name} (default: {config_field.default!r}, or the loaded checkpoint's)"
+    if config_field.name == "class_weights":
+        text += ': none, auto (inverse frequency, mean 1), {"label": weight, ...}, or a number for each label'
     if config_field.name in CHOICES:
         text += f", one of {', '.join(CHOICES[config_field.name])}"
     return (config_field.name, kind | None, field(default=None, metadata={"help": text}))
@@ -57,17 +61,47 @@ class ModelArguments(_ModelFlags):
         default=None,
         metadata={"help": "Checkpoint folder or Hub name to start from or to evaluate. Default: a new model"},
     )
+    problem_type: str | None = field(
+        default=None,
+        metadata={
+            "help": "single_label_classification, multi_label_classification or regression. Default: as the labels "
+            "are: lists are multi-label, numbers that aren't all whole regression, all else single-label"
+        },
+    )
     scan_implementation: str = field(
         default="auto", metadata={"help": "Which implementation of the recurrence runs, see selective_scan.py"}
     )
 
+    def __post_init__(self):
+        known = [choice for choice in CHOICES["problem_type"] if choice]
+        if self.problem_type not in (None, *known):
+            raise ValueError(f"--problem_type {self.problem_type}: give {', '.join(known[:-1])} or {known[-1]}.")
+        if self.class_weights is not None:
+            self.class_weights = _as_class_weights(self.class_weights)
+
     def config_overrides(self) -> dict:
-        """The config fields that were asked for."""
+        """The config fields that were asked for, but class_weights, whose numbers the labels decide."""
         overrides = {f.name: value for f in CONFIG_FIELDS if (value := getattr(self, f.name)) is not None}
+        overrides.pop("class_weights", None)
         rank = overrides.get("time_step_rank")
         if rank is not None and rank.isdigit():
             overrides["time_step_rank"] = int(rank)
         return overrides
+
+
+def _as_class_weights(words):
+    """The words after --class_weights as "none", "auto", {label: weight} or a list of numbers."""
+    if words in (["none"], ["auto"]):
+        return words[0]
+    try:
+        if len(words) == 1 and words[0].lstrip().startswith("{"):
+            return {str(name): float(weight) for name, weight in json.loads(words[0]).items()}
+        return [float(word) for word in words]
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"--class_weights {' '.join(words)}: give none, auto, a JSON object such as '{{\"rare\": 3}}', or a "
+            "number for each label."
+        ) from None
 
 
 @dataclass
@@ -92,7 +126,24 @@ class ClassificationTrainingArguments(TrainingArguments):
     save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint to resume from"})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept, the best one among them"})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint's weights"})
-    metric_for_best_model: str | None = field(default="accuracy", metadata={"help": "What best means"})
+    metric_for_best_model: str | None = field(
+        default="auto",
+        metadata={"help": "What best means; auto: accuracy, for several labels f1_micro, for regression rmse"},
+    )
+    modality_dropout: float = field(
+        default=0.0,
+        metadata={"help": "In training, the share of posts with text and image that lose one of the two, by chance"},
+    )
+    predictions_format: str = field(
+        default="csv", metadata={"help": f"What --do_predict writes: {', '.join(PREDICTIONS_FORMATS)}"}
+    )
+    report_withheld: str = field(
+        default="test",
+        metadata={
+            "help": "Where to measure also with the text, and with the images, withheld from the posts that have "
+            "both: none, test, or all (validation too). Such a split is predicted three times"
+        },
+    )
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log the training loss"})
     report_to: str = field(default="none", metadata={"help": "Trackers to report to, tensorboard for one"})
     # the collator reads raw columns (text, images), which Trainer would otherwise drop
@@ -109,6 +160,8 @@ class ClassificationTrainingArguments(TrainingArguments):
             self.ddp_find_unused_parameters = True
         if self.hub_token is not None:  # a secret must not lie beside a checkpoint; the Hub's client reads it here
             os.environ["HF_TOKEN"], self.hub_token = self.hub_token, None
+        if self.greater_is_better is None and self.metric_for_best_model in LOWER_IS_BETTER:
+            self.greater_is_better = False
         do_eval = self.do_eval
         super().__post_init__()
         self.do_eval = do_eval  # an eval strategy switches it on, which is not what was asked

@@ -50,7 +50,20 @@ LABELS = {
         ("positive", "unpleasant"): "sarcasm",
         ("negative", "pleasant"): "sarcasm",
     },
+    "several": {  # those that hold: one is the text's, one the picture's, one needs both
+        ("positive", "pleasant"): ["pleasant", "upbeat"],
+        ("negative", "unpleasant"): [],
+        ("positive", "unpleasant"): ["sarcastic", "upbeat"],
+        ("negative", "pleasant"): ["pleasant", "sarcastic"],
+    },
+    "score": {  # a number that grows or falls with the emphasis of the text, which _score adds
+        ("positive", "pleasant"): "2.5 + emphasis",
+        ("negative", "unpleasant"): "2.5 + emphasis",
+        ("positive", "unpleasant"): "2.5 - emphasis",
+        ("negative", "pleasant"): "2.5 - emphasis",
+    },
 }
+EMPHASIS = {"...": 0.5, "!!": 2.0, "!": 1.5}  # the first that the text holds; 1 without any
 
 # Sentence frame -> positive/negative phrases. The two of a pair have equally many words, so that the number of
 # words tells nothing, and at least one other pair of the frame has as many; no phrase occurs in any other slot of
@@ -131,7 +144,7 @@ class Post(NamedTuple):
     text: str
     tone: str
     scene: str
-    label: str
+    label: str | list[str] | float
     layout_seed: int
     picture_seed: int
 
@@ -199,7 +212,8 @@ def plan_posts(split: str, count: int, *, seed: int = 0, labels: str = "binary")
         split: "train", "validation" or "test".
         count: number of posts, a positive multiple of 4.
         seed: any integer.
-        labels: "binary" (sincere, sarcastic) or "three" (praise, complaint, sarcasm).
+        labels: "binary" (sincere, sarcastic), "three" (praise, complaint, sarcasm), "several" (lists of upbeat,
+            pleasant and sarcastic) or "score" (0.5 to 4.5, see EMPHASIS).
 
     Raises:
         ValueError: unknown split or labels, a count that isn't a positive multiple of 4, or one that is more than
@@ -226,9 +240,15 @@ def plan_posts(split: str, count: int, *, seed: int = 0, labels: str = "binary")
             for s, scene in enumerate(SCENES):
                 text = sentence.fill((agreeing if t == s else contradicting)[t])
                 label = LABELS[labels][tone, scene]
+                label = _score(label, text) if labels == "score" else label
                 posts.append(Post(text, tone, scene, label, layout_seed, rng.getrandbits(63)))
     rng.shuffle(posts)
     return posts
+
+
+def _score(cell: str, text: str) -> float:
+    emphasis = next((value for mark, value in EMPHASIS.items() if mark in text), 1.0)
+    return 2.5 + emphasis if "+" in cell else 2.5 - emphasis
 
 
 def _check(*, split: str, count: int, labels: str) -> None:
@@ -266,7 +286,8 @@ def write_builtin_posts(
         train, validation, test: posts of each split, positive multiples of 4.
         image_size: side of the square pictures in pixels, at least 16.
         seed: any integer.
-        labels: "binary" (sincere, sarcastic) or "three" (praise, complaint, sarcasm).
+        labels: "binary" (sincere, sarcastic), "three" (praise, complaint, sarcasm), "several" (lists of upbeat,
+            pleasant and sarcastic) or "score" (0.5 to 4.5, see EMPHASIS).
         progress: show a progress bar.
 
     Returns:
@@ -381,7 +402,8 @@ def _draw_new_picture(post: Post, size: int, seen: set[bytes]) -> Image.Image:
 
 def _readme(parameters: dict) -> str:
     table = LABELS[parameters["labels"]].items()
-    cells = "\n".join(f"| {tone} | {scene} | {label} |" for (tone, scene), label in table)
+    named = [(cell, ", ".join(label) if isinstance(label, list) else label) for cell, label in table]
+    cells = "\n".join(f"| {tone} | {scene} | {label} |" for (tone, scene), label in named)
     flags = " ".join(f"--{name} {value}" for name, value in parameters.items() if name != "version")
     return f"""# HF-Mamba built-in posts
 

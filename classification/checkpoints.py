@@ -11,13 +11,16 @@ from transformers import AutoTokenizer, PreTrainedConfig
 from ..configuration_hf_mamba import HFMambaConfig
 from ..modeling_hf_mamba import HFMambaForSequenceClassification
 from ..processing_hf_mamba import HFMambaImageProcessor, HFMambaProcessor, build_wordpiece_tokenizer
+from .evaluation import BASELINE_KEYS, read_baseline
 from .hub_errors import explain, find_checkpoint
+from .labels import REGRESSION, SINGLE
 from .output_dir import RESULTS_FILE
+from .targets import TargetScale, start_at
 from .vocabulary import train_wordpiece
 
 
 # Config fields that may differ from the loaded checkpoint's: they have no weights.
-_FREE_FIELDS = {"hidden_dropout", "classifier_dropout", "label_smoothing", "class_weights"}
+_FREE_FIELDS = {"hidden_dropout", "classifier_dropout", "label_smoothing"}
 
 DEFAULT_MAX_SEQ_LENGTH, DEFAULT_VOCAB_SIZE = 64, 8000
 
@@ -80,6 +83,8 @@ def _check_flags(name, config, processor, model_args, data_args):
     overrides = model_args.config_overrides()
     for flag in overrides.keys() - _FREE_FIELDS:
         asked[flag], has[flag] = overrides[flag], getattr(config, flag)
+    if model_args.problem_type is not None:
+        asked["problem_type"], has["problem_type"] = model_args.problem_type, problem_type_of(config)
     for flag, value in asked.items():
         if value != has[flag]:
             which = f"which has {flag}={has[flag]!r}" if has[flag] is not None else "which has its own vocabulary"
@@ -98,12 +103,14 @@ def new_processor_and_model(model_args, data_args, posts):
         vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
         id2label=dict(enumerate(posts.label_names)),
-        problem_type="single_label_classification",
+        problem_type=posts.problem_type,
     )
     image_processor = HFMambaImageProcessor(
         size={"height": config.image_size, "width": config.image_size}, patch_size=config.patch_size
     )
     model = HFMambaForSequenceClassification(config, scan_implementation=model_args.scan_implementation)
+    if posts.problem_type == REGRESSION:
+        start_at(TargetScale.of(posts.column("train", "label")), model.classifier)
     return HFMambaProcessor(image_processor=image_processor, tokenizer=tokenizer), model
 
 
@@ -124,8 +131,13 @@ def _new_tokenizer(data_args, posts):
     return tokenizer
 
 
-def majority_label_of(checkpoint, label_names):
-    """The id of the label most common in a checkpoint's training, as its results say; None if they don't."""
+def problem_type_of(config):
+    """A checkpoint's; of one that doesn't say, transformers' own rule."""
+    return config.problem_type or (REGRESSION if config.num_labels == 1 else SINGLE)
+
+
+def baseline_of_checkpoint(checkpoint, problem_type, label_names):
+    """The baseline of a checkpoint's training, as its results say; None if they don't."""
     path = Path(checkpoint) / RESULTS_FILE
-    name = json.loads(path.read_text("utf-8")).get("train_majority_label") if path.is_file() else None
-    return label_names.index(name) if name in label_names else None
+    told = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return read_baseline(told.get(BASELINE_KEYS[problem_type]), problem_type, label_names)

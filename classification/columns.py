@@ -1,7 +1,6 @@
-"""Which column is what, and what a cell of it means: texts, image paths and labels out of raw rows."""
+"""Which column is what, and what a cell of it means: texts and image paths out of raw rows."""
 
 import math
-import re
 import unicodedata
 from difflib import get_close_matches
 
@@ -24,10 +23,6 @@ USUAL_NAMES = {
     "id": "id post_id tweet_id image_id idx guid _id",
 }
 USUAL_NAMES = {role: tuple(names.split()) for role, names in USUAL_NAMES.items()}
-
-_INTEGER = re.compile(r"[+-]?\d+")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
-_WHOLE_FLOAT = re.compile(r"([+-]?\d+)\.0*")
 
 
 def parse_modalities(modalities) -> tuple[str, ...]:
@@ -52,17 +47,17 @@ def find_columns(splits: dict[str, RawSplit], named: dict[str, str | None], moda
 
     Args:
         splits: the raw splits
-        named: role ("text", "image", "label", "id") -> the column that its flag names, or None
+        named: role ("text", "image", "label", "id", "group") -> the column that its flag names, or None
         modalities: those in use; the other's column is not looked for
 
     Returns:
-        role -> column. Every split has the columns of text and image; label and id may be absent from some.
+        role -> column. Every split has the columns of text and image; the others may be absent from some.
 
     Raises:
         ValueError: a named column that no split has, no column for any modality or for the training labels, a column
             that looks like a misspelt usual name, a split that lacks a column which another has.
     """
-    roles = (*modalities, "label", "id")
+    roles = (*modalities, "label", "id", "group")
     first = next(iter(splits.values()))
     columns = {}
     for role in roles:
@@ -71,7 +66,9 @@ def find_columns(splits: dict[str, RawSplit], named: dict[str, str | None], moda
                 raise _no_such_column(first, role, named[role])
             columns[role] = named[role]
     for role in roles:
-        found = None if role in columns else _usual_column(splits, role, set(columns.values()))
+        found = None
+        if role not in columns and role in USUAL_NAMES:  # a group is only what the user calls one
+            found = _usual_column(splits, role, set(columns.values()))
         if found:
             columns[role] = found
     _check_found(splits, columns, modalities)
@@ -162,46 +159,3 @@ def as_text(value, where: str, column: str) -> str | None:
 
 def _is_mark(character) -> bool:
     return unicodedata.category(character) == "Mn"
-
-
-def as_label(value, where: str, column: str) -> str | None:
-    """A label cell as the label's name; 1, 1.0, "1" and "1.0" are all "1"."""
-    if is_missing(value):
-        return None
-    if isinstance(value, (list, dict)):
-        raise ValueError(
-            f"{where}, column {column!r}: a {type(value).__name__} where one label belongs. Several labels per post "
-            "(problem_type multi_label_classification) can't be read yet; give one label per post."
-        )
-    if isinstance(value, float) and not value.is_integer():
-        raise _regression(where, column, value)
-    if isinstance(value, float):
-        value = int(value)
-    text = mend(str(value)).strip()
-    whole = _WHOLE_FLOAT.fullmatch(text)
-    return (whole[1] if whole else text) or None
-
-
-def _regression(where, column, value):
-    return ValueError(
-        f"{where}, column {column!r}: the number {value} where a label belongs. Scores (problem_type regression) "
-        "can't be read yet; give classes, or name the right column with --label_column_name."
-    )
-
-
-def sorted_label_names(raw: RawSplit, labels: list[str | None], column: str) -> list[str]:
-    """
-    The names of the labels, whole numbers by size and others as strings; a ClassLabel column keeps its own.
-
-    Raises:
-        ValueError: the labels are numbers that aren't all whole.
-    """
-    names = set(labels) - {None}
-    if raw.class_names(column) is not None:
-        return raw.class_names(column)
-    if names and all(map(_NUMBER.fullmatch, names)):
-        fraction = next((name for name in labels if name and not _INTEGER.fullmatch(name)), None)
-        if fraction is not None:
-            raise _regression(raw.where(labels.index(fraction)), column, fraction)
-        return sorted(names, key=lambda name: (int(name), name))
-    return sorted(names)

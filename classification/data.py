@@ -16,11 +16,12 @@ from functools import partial
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets
+from datasets import Dataset, DatasetDict, Features, List, Value, concatenate_datasets
 from transformers.utils import logging
 
 from ..processing_hf_mamba import load_rgb_image
-from .columns import as_label, as_text, find_columns, mend, parse_modalities, sorted_label_names
+from .columns import as_text, find_columns, is_missing, mend, parse_modalities
+from .labels import REGRESSION, SINGLE, LabelScheme, is_varied, read_label_cells, set_aside
 from .messy_posts import (
     ON_BAD_IMAGE,
     ON_EMPTY_POST,
@@ -30,7 +31,7 @@ from .messy_posts import (
     settle_bad_images,
     settle_empty_posts,
 )
-from .metrics import most_common_label
+from .metrics import baseline_of
 from .post_images import UnpackImages, find_bad_images, is_encoded, read_images
 from .raw_split import RawSplit
 from .readers import SPLIT_NAMES, read_splits
@@ -52,8 +53,9 @@ class DataArguments:
         default=None,
         metadata={
             "help": "A data set of the Hub, a folder written by save_to_disk of `datasets`, a folder with "
-            "train/metadata.jsonl (or .csv) beside its pictures and likewise validation and test, or a folder of "
-            "pictures for each label, train/LABEL/*.jpg"
+            "train/metadata.jsonl (or .csv) beside its pictures and likewise validation and test, a folder of "
+            "pictures for each label, train/LABEL/*.jpg, or posts that are drawn on first use: builtin, "
+            "builtin:three, builtin:several (multi-label) or builtin:score (regression)"
         },
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the Hub's data set"})
@@ -74,6 +76,18 @@ class DataArguments:
     label_column_name: str | None = field(default=None, metadata={"help": f"Column of the labels. {_USUAL}"})
     id_column_name: str | None = field(
         default=None, metadata={"help": f"Column of the posts' ids. {_USUAL}, else the row's number"}
+    )
+    group_column_name: str | None = field(
+        default=None,
+        metadata={"help": "Column that tells groups of posts apart (a city, say): metrics for each of them"},
+    )
+    label_separator: str | None = field(
+        default=None,
+        metadata={"help": "What stands between several labels in a cell, ',' for one. Default: lists, in csv as JSON"},
+    )
+    positive_label: str | None = field(
+        default=None,
+        metadata={"help": "The label that precision, recall and F1 are about. Default: of two labels the second"},
     )
     modalities: str = field(default="text,image", metadata={"help": "text,image or only one: the other is dropped"})
     max_seq_length: int | None = field(default=None, metadata={"help": "Texts are cut to so many tokens. Default: 64"})
@@ -125,8 +139,10 @@ class Posts:
 
     Args:
         splits: train, validation, test, as far as there are any; columns `id` (str), `text` (str or None), `images`
-            (list of str or bytes) and, where labels are known, `label` (ClassLabel)
+            (list of str or bytes); with --group_column_name `group` (str); where labels are known `label`: a
+            ClassLabel, a list of bools (num_labels,) or a float, as the problem type says
         label_names: the labels' names by label id
+        problem_type: single_label_classification, multi_label_classification or regression
         columns: role (text, image, label, id) -> the column it was found in
         source: what the posts come from, for people
         origins: for each split, where its rows lie: the raw split and the index of each row in it
@@ -138,6 +154,7 @@ class Posts:
 
     splits: DatasetDict
     label_names: list[str]
+    problem_type: str
     columns: dict[str, str]
     source: str
     origins: dict[str, tuple[RawSplit, Sequence[int]]] = field(repr=False)
@@ -152,7 +169,7 @@ class Posts:
         return raw.where(rows[row])
 
     def column(self, split: str, name: str) -> list:
-        """The cells of `id`, `text` or `label`; unlike `splits[split][name]` it reads no picture that is stored."""
+        """The cells of a column but `images`; unlike `splits[split][name]` it reads no picture that is stored."""
         dataset = self.sample if split == "train" and self.sample is not None else self.splits[split]
         return dataset.with_format(None).select_columns([name])[:][name]
 
@@ -175,24 +192,29 @@ class Posts:
         return "; ".join(f"{split}: {count}" for split, count in counts.items())
 
     @property
-    def majority_label(self) -> int | None:
-        """The id of the label most common in training, the smallest of equals; None without a training split."""
+    def baseline(self):
+        """The best answer that looks at no post, see `baseline_of`; None without a training split."""
         if "train" not in self.splits:
             return None
-        return most_common_label(self.column("train", "label"))
+        return baseline_of(self.column("train", "label"), self.problem_type)
 
 
 @dataclass
 class _Chosen:
-    """The rows of a raw split that make up a split, and the label ids of all rows of the raw split, if known."""
+    """The rows of a raw split that make up a split, and the labels of all rows of the raw split, if known."""
 
     raw: RawSplit
     rows: Sequence[int]
-    labels: list[int] | None
+    labels: list | None
 
 
 def load_posts(
-    args: DataArguments, *, seed: int, label_names: list[str] | None = None, wanted: Sequence[str] = tuple(SPLIT_NAMES)
+    args: DataArguments,
+    *,
+    seed: int,
+    label_names: list[str] | None = None,
+    problem_type: str | None = None,
+    wanted: Sequence[str] = tuple(SPLIT_NAMES),
 ) -> Posts:
     """
     Reads and checks the posts that the flags name.
@@ -201,6 +223,7 @@ def load_posts(
         args: the flags
         seed: decides which training posts are set aside for validation
         label_names: a checkpoint's labels, in their order; needed without a training split
+        problem_type: the checkpoint's, or the one asked for; None leaves it to the training labels
         wanted: the splits that are read with --streaming; of stored data all are
 
     Raises:
@@ -209,31 +232,41 @@ def load_posts(
     modalities = parse_modalities(args.modalities)
     _check_numbers(args)
     raw_splits, source = read_streams(args, wanted) if args.streaming else read_splits(args)
-    named = {role: getattr(args, f"{role}_column_name") for role in ("text", "image", "label", "id")}
+    named = {role: getattr(args, f"{role}_column_name") for role in ("text", "image", "label", "id", "group")}
     columns = find_columns(raw_splits, named, modalities)
-    labels = {split: _read_labels(split, raw, columns.get("label")) for split, raw in raw_splits.items()}
-    unknown = "unseen in training" if label_names is None else "unknown to the checkpoint"
-    if label_names is None and args.label_list:
-        label_names, unknown = args.label_list, "not in --label_list"
-    if label_names is None:
-        if "train" not in raw_splits:
-            raise ValueError("No training posts: give --train_file, or the checkpoint to use as --model_name_or_path.")
-        label_names = sorted_label_names(raw_splits["train"], labels["train"], columns["label"])
+    label_column = columns.get("label")
+    cells = {split: read_label_cells(split, raw, label_column) for split, raw in raw_splits.items()}
+    scheme = _label_scheme(args, raw_splits, cells, label_column, label_names, problem_type)
     chosen = {}
     for split, raw in raw_splits.items():
-        ids = labels[split] and _label_ids(raw, labels[split], label_names, unknown)
-        chosen[split] = _Chosen(raw, range(len(raw)), ids)
+        values = None if cells[split] is None else scheme.values(raw, cells[split], label_column)
+        chosen[split] = _Chosen(raw, range(len(raw)), values)
     if "train" in chosen and "validation" not in chosen and args.validation_split > 0 and not args.streaming:
-        chosen = _cut_validation(chosen, args.validation_split, seed)
+        chosen = _cut_validation(chosen, scheme.problem_type, args.validation_split, seed)
     _keep_first(chosen, args)
-    posts = Posts(DatasetDict(), list(label_names), columns, source, {})
+    posts = Posts(DatasetDict(), scheme.names, scheme.problem_type, columns, source, {})
     for split, part in chosen.items():
         _add_split(posts, split, part, args)
         posts.describe(split)
     check_some_are_left(posts)
     if args.streaming and "train" in posts.splits:
-        _put_stream_in_place(posts, raw_splits["train"], args, partial(_stream_labels, label_names, unknown), seed)
+        _put_stream_in_place(posts, raw_splits["train"], args, partial(_stream_labels, scheme), seed)
     return posts
+
+
+def _label_scheme(args, raw_splits, cells, column, label_names, problem_type):
+    """What the labels are: as the checkpoint says, as --label_list says, or as the training posts show."""
+    separator = args.label_separator
+    if label_names is not None:
+        return LabelScheme(problem_type or SINGLE, list(label_names), separator=separator)
+    if "train" not in raw_splits:
+        raise ValueError("No training posts: give --train_file, or the checkpoint to use as --model_name_or_path.")
+    scheme = LabelScheme.from_training(raw_splits["train"], cells["train"], column, problem_type, separator)
+    if args.label_list:
+        if scheme.problem_type == REGRESSION:
+            raise ValueError("--label_list names classes or labels, but the labels are numbers: leave it out.")
+        scheme = replace(scheme, names=list(args.label_list), unknown="not in --label_list")
+    return scheme
 
 
 def _put_stream_in_place(posts: Posts, raw: RawSplit, args: DataArguments, labels_of, seed: int) -> None:
@@ -258,9 +291,9 @@ def _posts_of_chunk(whole: Posts, args: DataArguments, labels_of, raw: RawSplit,
     return posts
 
 
-def _stream_labels(label_names, unknown, raw, column):
+def _stream_labels(scheme, raw, column):
     try:
-        return _label_ids(raw, _read_labels("train", raw, column), label_names, unknown)
+        return scheme.values(raw, read_label_cells("train", raw, column), column)
     except ValueError as error:
         raise ValueError(
             f"{error} With --streaming the labels are those of the first posts: read more of them first by "
@@ -282,66 +315,20 @@ def _check_numbers(args):
         raise ValueError(f"--max_images {args.max_images}: give 1 or more, or 0 to use all pictures of a post.")
 
 
-def _read_labels(split: str, raw: RawSplit, column: str | None) -> list[str | None] | None:
-    """The label names of all rows; None for a test split without labels."""
-    if column not in raw.columns:
-        if split == "validation":
-            raise ValueError(
-                f"{raw.place} has no label column{f' {column!r}' if column else ''}, which validation needs. Columns "
-                f"there: {', '.join(map(repr, raw.columns))}. Name it with --label_column_name, or give posts without "
-                "labels as --test_file."
-            )
-        logger.info(f"{raw.place} has no label column: its posts are unlabelled.")
-        return None
-    labels = [as_label(value, raw.where(row), column) for row, value in enumerate(raw.cells(column))]
-    missing = [row for row, label in enumerate(labels) if label is None]
-    if split == "test" and len(missing) == len(labels):
-        return None
-    if missing:
-        raise ValueError(
-            f"{raw.where(missing[0])}, column {column!r}: the label is missing ({len(missing)} of {len(labels)} rows "
-            "have none). Label these rows or drop them; only a test split may be wholly unlabelled."
-        )
-    return labels
-
-
-def _label_ids(raw: RawSplit, labels: list[str], label_names: list[str], unknown: str) -> list[int]:
-    id_of = {name: index for index, name in enumerate(label_names)}
-    for row, label in enumerate(labels):
-        if label not in id_of:
-            count = sum(other not in id_of for other in labels)
-            known = ", ".join(map(repr, label_names[:20])) + (", ..." if len(label_names) > 20 else "")
-            raise ValueError(
-                f"{raw.where(row)}: the label {label!r} is {unknown} ({count} of {len(labels)} rows have such "
-                f"labels). Known labels: {known}. Correct the label or drop the row, or train with posts that have it."
-            )
-    return [id_of[label] for label in labels]
-
-
-def _cut_validation(chosen: dict[str, _Chosen], share: float, seed: int) -> dict[str, _Chosen]:
-    """Sets `share` of the training rows aside, of every label alike, the same rows for the same seed."""
+def _cut_validation(chosen: dict[str, _Chosen], problem_type: str, share: float, seed: int) -> dict[str, _Chosen]:
+    """Sets `share` of the training rows aside, the same rows for the same seed."""
     train = chosen["train"]
-    labels = np.array(train.labels)
-    counts = np.bincount(labels)
-    quota = share * counts
-    sizes = np.floor(quota).astype(int)
-    # rounding: the largest remainders get the rows that are left, and every label keeps a row to train on
-    left = max(1, round(share * len(labels))) - sizes.sum()
-    sizes[np.argsort(sizes - quota, kind="stable")[:left]] += 1
-    sizes = np.minimum(sizes, np.maximum(counts - 1, 0))
-    if not sizes.sum():
+    validation = set_aside(train.labels, problem_type, share, seed)
+    if not validation:
         raise ValueError(
-            f"{train.raw.place} has too few rows ({len(labels)}) to set some aside for validation: give "
+            f"{train.raw.place} has too few rows ({len(train.labels)}) to set some aside for validation: give "
             "--validation_file, or --validation_split 0 to do without."
         )
-    generator = np.random.default_rng(seed)
-    picked = [generator.permutation(np.flatnonzero(labels == label))[:size] for label, size in enumerate(sizes)]
-    validation = sorted(np.concatenate(picked).tolist())
     aside = set(validation)
     kept = [row for row in train.rows if row not in aside]
     logger.info(
-        f"No validation posts are given: {len(validation)} of {len(labels)} posts of {train.raw.place} are set aside "
-        f"(--validation_split {share}, seed {seed})."
+        f"No validation posts are given: {len(validation)} of {len(train.labels)} posts of {train.raw.place} are set "
+        f"aside{' of each class alike' if problem_type == SINGLE else ''} (--validation_split {share}, seed {seed})."
     )
     parts = {
         "train": _Chosen(train.raw, kept, train.labels),
@@ -355,7 +342,7 @@ def _keep_first(chosen: dict[str, _Chosen], args: DataArguments):
     flags = {"train": "max_train_samples", "validation": "max_eval_samples", "test": "max_predict_samples"}
     for split, part in chosen.items():
         part.rows = part.rows[: getattr(args, flags[split])]
-        if part.labels is None or len({part.labels[row] for row in part.rows}) > 1:
+        if part.labels is None or is_varied([part.labels[row] for row in part.rows]):
             continue
         cut = f" in the first {len(part.rows)} rows (--{flags[split]})" if getattr(args, flags[split]) else ""
         what = f"{part.raw.place} has only one label{cut}"
@@ -406,8 +393,11 @@ def _build_split(part: _Chosen, texts, images, posts: Posts, args: DataArguments
         "images": images,
     }
     features = {"id": Value("string"), "text": Value("string"), "images": List(Value("string"))}
+    if "group" in columns:
+        table["group"], features["group"] = _read_groups(raw, columns["group"]), Value("string")
     if part.labels is not None:
-        table["label"], features["label"] = part.labels, ClassLabel(names=list(posts.label_names))
+        table["label"] = part.labels
+        features["label"] = LabelScheme(posts.problem_type, posts.label_names).feature()
     unpack = UnpackImages(raw.folder, args.max_images or None)
     if not raw.has_pixels(columns.get("image")):
         table = {name: [cells[row] for row in rows] for name, cells in table.items()}
@@ -421,9 +411,17 @@ def _build_split(part: _Chosen, texts, images, posts: Posts, args: DataArguments
     return dataset.select(rows).with_transform(unpack)
 
 
+def _read_groups(raw: RawSplit, column: str) -> list[str]:
+    if column not in raw.columns:
+        logger.warning(f"{raw.place} has no column {column!r} (--group_column_name): its posts are one group.")
+        return ["(none)"] * len(raw)
+    return ["(none)" if is_missing(cell) else mend(str(cell)).strip() or "(none)" for cell in raw.cells(column)]
+
+
 class PostCollator:
     """
-    Rows {"id", "text", "images", "label"} to the tensors of `HFMambaProcessor` and `labels` (b,) int64.
+    Rows {"id", "text", "images", "label"} to the tensors of `HFMambaProcessor` and `labels`: (b,) int64 for ids, (b,)
+    float32 for numbers to be predicted, (b, num_labels) float32 for vectors of 0 and 1.
 
     For `Trainer(data_collator=...)` with `remove_unused_columns=False`, in any process. `labels` is there when every
     row has a label. Pictures are decoded here, one at a time.
@@ -447,7 +445,9 @@ class PostCollator:
             raise self._named(rows, images, error) from error
         labels = [row.get("label") for row in rows]
         if all(label is not None for label in labels):
-            batch["labels"] = torch.tensor(labels, dtype=torch.int64)
+            labels = torch.from_numpy(np.array(labels))
+            is_id = labels.ndim == 1 and not labels.is_floating_point()
+            batch["labels"] = labels.to(torch.int64 if is_id else torch.float32)
         return batch
 
     @staticmethod

@@ -15,7 +15,10 @@ RECIPE_FILE = "recipe.yaml"  # written when a run starts
 RESULTS_FILE = "all_results.json"  # written when it has ended
 VALIDATION_FILE = "validation_results.json"
 TEST_FILE = "test_results.json"
-PREDICTIONS_FILE = "predictions.csv"
+PREDICTIONS_FORMATS = ("csv", "jsonl", "parquet")
+PREDICTIONS_FILES = tuple(f"predictions.{suffix}" for suffix in PREDICTIONS_FORMATS)
+
+REPORT_FILES = {split: f"{split}_report.json" for split in ("validation", "test")}
 
 # What --overwrite_output_dir deletes besides checkpoints; config, code and tokenizer are overwritten in place.
 _WRITTEN_BY_A_RUN = (
@@ -23,7 +26,8 @@ _WRITTEN_BY_A_RUN = (
     RESULTS_FILE,
     VALIDATION_FILE,
     TEST_FILE,
-    PREDICTIONS_FILE,
+    *REPORT_FILES.values(),
+    *PREDICTIONS_FILES,
     "train_results.json",
     "trainer_state.json",
     "training_args.bin",
@@ -47,6 +51,10 @@ _HARMLESS = {
     "push_to_hub",
     "do_eval",
     "do_predict",
+    "predictions_format",
+    "report_withheld",
+    "positive_label",
+    "group_column_name",
     "hub_model_id",
     "hub_private_repo",
 }
@@ -123,7 +131,7 @@ def _check_results(folder, training_args):
     if (folder / RECIPE_FILE).is_file() and not (folder / RESULTS_FILE).is_file():
         raise ValueError(f"--output_dir {folder} holds an unfinished training run: give another --output_dir.")
     written = [VALIDATION_FILE] if training_args.do_eval else []
-    written += [TEST_FILE, PREDICTIONS_FILE] if training_args.do_predict else []
+    written += [TEST_FILE, *PREDICTIONS_FILES] if training_args.do_predict else []
     there = [name for name in written if (folder / name).exists()]
     if there and not training_args.overwrite_output_dir:
         raise ValueError(

@@ -58,8 +58,9 @@ class RawSplit:
         return f"{self.place}, {plural} {shown}" + (" (counted from 0)" if self.unit == "row" else "")
 
     def class_names(self, column: str) -> list[str] | None:
-        """The names of a ClassLabel column, in their order; None for other columns."""
+        """The names of a column of ClassLabels or of lists of them, in their order; None for other columns."""
         feature = self.dataset.features[column] if self.dataset is not None else None
+        feature = getattr(feature, "feature", feature)
         return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
 
     def has_pixels(self, column: str | None) -> bool:
@@ -112,6 +113,8 @@ def dataset_cells(rows: datasets.Dataset) -> Callable[[str], list]:
         feature = rows.features[column]
         if isinstance(feature, datasets.ClassLabel):  # -1 is how data sets of the Hub hide a test label
             values = [None if value is None or value < 0 else feature.int2str(value) for value in values]
+        elif isinstance(getattr(feature, "feature", None), datasets.ClassLabel):
+            values = [value and [feature.feature.int2str(index) for index in value] for value in values]
         return values
 
     return cells

@@ -83,7 +83,7 @@ def test_jsonl_gives_the_four_columns_in_file_order(folder):
         assert row["text"] == post["text"]
         assert row["images"] == [str(folder / post["image"])]
         assert posts.label_names[row["label"]] == post["label"]
-    assert posts.majority_label == 1
+    assert posts.baseline == 1
     assert posts.where("train", 4) == f"{folder / 'train.jsonl'}, line 5"
 
 
@@ -229,7 +229,7 @@ def test_without_training_the_checkpoints_labels_rule(folder):
     posts = load(folder, label_names=["yes", "maybe", "no"], validation_file="validation.jsonl")
     assert posts.label_names == ["yes", "maybe", "no"]
     assert list(posts.splits["validation"]["label"]) == [2, 0, 0, 2, 0, 0]
-    assert posts.majority_label is None
+    assert posts.baseline is None
     with pytest.raises(ValueError, match=r"line 1: the label 'no' is unknown to the checkpoint.*'yes'"):
         load(folder, label_names=["yes"], validation_file="validation.jsonl")
 

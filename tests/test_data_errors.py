@@ -33,7 +33,8 @@ def load(folder, **flags):
     if not any(flag.endswith("_file") or flag == "dataset_name" for flag in flags):
         flags |= {"train_file": "train.jsonl", "validation_file": "validation.jsonl"}
     flags |= {flag: str(folder / flags[flag]) for flag in flags if flag.endswith("_file")}
-    return load_posts(DataArguments(**flags), seed=0)
+    problem_type = flags.pop("problem_type", None)
+    return load_posts(DataArguments(**flags), seed=0, problem_type=problem_type)
 
 
 GOOD = '{"text": "t", "image": "p0.png", "label": "a"}\n{"text": "t", "image": "p1.png", "label": "b"}\n'
@@ -79,9 +80,22 @@ BAD_FILES = [
     ("t.csv", "text,label\na,x\nb,x\n", {"validation_split": 0}, ["t.csv", "only one label", "--label_column_name"]),
     ("t.csv", "text,label\na,x\nb,x\nc,y\n", {"validation_split": 0, "max_train_samples": 2}, ["--max_train_samples"]),
     ("t.csv", "text,label\na,x\nb,\nc,\n", {}, ["t.csv, line 3", "'label'", "2 of 3", "missing"]),
-    ("t.csv", "text,label\na,1.5\nb,2\n", {}, ["line 2", "1.5", "regression"]),
-    ("t.jsonl", '{"text": "t", "label": 0.5}\n', {}, ["line 1", "0.5", "regression"]),
-    ("t.jsonl", '{"text": "t", "label": ["a", "b"]}\n', {}, ["line 1", "multi_label", "one label"]),
+    ("t.jsonl", GOOD + '{"text": "t", "label": 0.5}\n', {}, ["line 3", "0.5", "'a' of", "line 1", "regression"]),
+    ("t.jsonl", '{"text": "t", "label": {"a": 1}}\n', {}, ["line 1", "dict", "one label"]),
+    ("t.jsonl", '{"text": "t", "label": [0, 1, 0]}\n', {}, ["line 1", "'0' is there twice", "names of the labels"]),
+    ("t.jsonl", '{"text": "t", "label": [0.5, 1.5]}\n', {}, ["line 1", "one number per post"]),
+    ("t.jsonl", '{"text": "t", "label": ["a", ""]}\n', {}, ["line 1", "empty label", "'a'"]),
+    ("t.jsonl", '{"text": "t", "label": []}\n', {}, ["t.jsonl", "no row has any label"]),
+    ("t.jsonl", GOOD, {"problem_type": "regression"}, ["line 1", "'a'", "number", "regression"]),
+    ("t.csv", "text,label\na,1.5\nb,nan\n", {"problem_type": "regression"}, ["line 3", "'nan'", "number"]),
+    (
+        "t.jsonl",
+        '{"text": "t", "label": ["a", "b"]}\n',
+        {"problem_type": "single_label_classification"},
+        ["line 1", "list", "one label", "multi_label"],
+    ),
+    ("t.csv", 'text,label\na,"[""a""]"\nb,\n', {}, ["line 3", "missing", "1 of 2", "[]"]),
+    ("t.jsonl", GOOD, {"group_column_name": "town"}, ["'town'", "--group_column_name"]),
     ("t.jsonl", '{"text": ["t"], "label": "a"}\n{"text": "t", "label": "b"}\n', {}, ["line 1", "'text'", "list"]),
     ("t.jsonl", GOOD + '{"text": "t", "image": 3, "label": "a"}\n', {}, ["line 3", "'image'", "int", "path"]),
     ("t.csv", "text,label\na,x\nb,y\n", {"validation_split": 0.5}, ["too few rows", "--validation_file"]),

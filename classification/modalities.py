@@ -1,0 +1,99 @@
+"""Posts with one modality withheld: by chance in training (modality dropout), of all posts in evaluation."""
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+
+
+WITHOUT = {"text": {"text": None}, "images": {"images": []}}
+
+
+def withhold(row: dict, modality: str) -> dict:
+    """The row without its "text" or its "images"."""
+    return {**row, **WITHOUT[modality]}
+
+
+def has_both(row: dict) -> bool:
+    return row.get("text") is not None and bool(row.get("images"))
+
+
+def rows_with_both(posts) -> list[int]:
+    """The numbers of the rows of a split that have a text and an image."""
+    columns = [name for name in ("text", "images") if name in posts.column_names]
+    posts = posts.select_columns(columns)
+    found = []
+    for start in range(0, len(posts), 64):  # in small lists: a data set may hold the pictures themselves
+        part = posts[start : start + 64]
+        rows = [dict(zip(part, cells)) for cells in zip(*part.values())]
+        found += [start + index for index, row in enumerate(rows) if has_both(row)]
+    return found
+
+
+class _Rows(torch.utils.data.Dataset):
+    """Rows of a split, changed as `change(row, number)` says."""
+
+    def __init__(self, posts):
+        self.posts = posts
+
+    def __len__(self):
+        return len(self.posts)
+
+    def __getitem__(self, number):
+        return self.change(self.posts[number], number)
+
+    def __getitems__(self, numbers):
+        rows = (
+            self.posts.__getitems__(numbers)
+            if hasattr(self.posts, "__getitems__")
+            else map(self.posts.__getitem__, numbers)
+        )
+        return [self.change(row, number) for row, number in zip(rows, numbers)]
+
+
+class Withheld(_Rows):
+    """The posts of a split without their "text" or without their "images"."""
+
+    def __init__(self, posts, modality: str):
+        super().__init__(posts)
+        self.modality = modality
+
+    def change(self, row, number):
+        return withhold(row, self.modality)
+
+
+class ModalityDropout(_Rows):
+    """
+    The posts of a training split; of those that have text and images, each time the share `probability` without one
+    of the two, which one being drawn as well.
+
+    What is drawn depends on seed, pass and row alone: not on batch size, workers, processes or interruptions, so that
+    a resumed run goes on as the whole one would have.
+
+    Args:
+        posts: the split
+        probability: 0 to 1
+        seed: any integer of 0 or more
+    """
+
+    def __init__(self, posts, probability: float, seed: int):
+        super().__init__(posts)
+        self.probability, self.seed = probability, seed
+        self.epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # also for workers that outlive a pass
+
+    def change(self, row, number):
+        if not has_both(row):
+            return row
+        chance, which = np.random.default_rng([self.seed, int(self.epoch), number]).random(2)
+        if chance >= self.probability:
+            return row
+        return withhold(row, "text" if which < 0.5 else "images")
+
+
+class PassCounter(TrainerCallback):
+    """Tells a ModalityDropout which pass begins. Accelerate's own `set_epoch` would start at 0 after resuming."""
+
+    def __init__(self, posts: ModalityDropout):
+        self.posts = posts
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.posts.epoch.fill_(int((state.epoch or 0) + 1e-6))
