@@ -35,8 +35,14 @@ from transformers.utils.logging import disable_progress_bar
 
 from .classification.arguments import parse_arguments
 from .classification.builtin_data import write_builtin_posts
-from .classification.checkpoints import load_checkpoint, majority_label_of, new_processor_and_model
+from .classification.checkpoints import (
+    load_checkpoint,
+    majority_label_of,
+    new_image_processor,
+    new_processor_and_model,
+)
 from .classification.data import PostCollator, load_posts
+from .classification.image_cache import open_image_cache
 from .classification.messy_posts import check_some_are_left, settle_bad_images
 from .classification.metrics import compute_metrics_for_trainer
 from .classification.output_dir import PREDICTIONS_FILE, check_output_dir, start_run
@@ -149,6 +155,9 @@ def load_everything(model_args, data_args, training_args):
     if model_args.model_name_or_path is not None:
         processor, model = load_checkpoint(model_args, data_args)
         label_names = [model.config.id2label[i] for i in range(model.config.num_labels)]
+        image_processor = processor.image_processor
+    else:
+        image_processor = new_image_processor(model_args, data_args)
     with training_args.main_process_first(desc="posts"):
         if data_args.dataset_name == BUILTIN:
             folder = Path(training_args.output_dir).parent / "builtin_posts"
@@ -158,6 +167,7 @@ def load_everything(model_args, data_args, training_args):
             data_args, seed=training_args.seed, label_names=label_names, wanted=wanted_splits(training_args)
         )
         check_splits(posts, training_args)
+        posts.image_cache = open_image_cache(data_args, image_processor)
     check_all_images(posts, data_args, training_args)
     if model_args.model_name_or_path is None:
         processor, model = new_processor_and_model(model_args, data_args, posts)
@@ -170,6 +180,8 @@ def check_all_images(posts, data_args, training_args):
     if training_args.process_index == 0:
         bad = [find_bad_images(posts, progress=not training_args.disable_tqdm)]
     bad = broadcast_object_list(bad)[0]
+    if training_args.process_index != 0 and posts.image_cache is not None:
+        posts.image_cache.load()
     settle_bad_images(posts, bad, on_bad_image=data_args.on_bad_image, on_empty_post=data_args.on_empty_post)
     check_some_are_left(posts)
 
@@ -227,7 +239,7 @@ def build_trainer(posts, processor, model, model_args, training_args):
         args=training_args,
         train_dataset=posts.splits.get("train") if training_args.do_train else None,
         eval_dataset=posts.splits.get("validation"),
-        data_collator=PostCollator(processor),
+        data_collator=PostCollator(processor, posts.image_cache),
         processing_class=processor,
         compute_metrics=compute_metrics_for_trainer(posts.label_names, majority_label),
     )
