@@ -66,7 +66,7 @@ def fill(folder, processor, **kwargs):
 
 def check(posts, cache):
     posts.image_cache = cache
-    check_images(posts, num_threads=2, progress=False)
+    check_images(posts, progress=False)
     return cache
 
 
@@ -154,7 +154,7 @@ def test_stored_pictures_are_cached_by_their_bytes(folder, processor, decoded):
     datasets.Dataset.from_dict(table, features=features).save_to_disk(saved)
     posts = load(folder, dataset_name=saved, train_file=None)
     cache = check(posts, new_cache(folder, processor))
-    assert len(decoded) == len(cache) == 3
+    assert len(set(decoded)) == len(cache) == 3
     assert num_cached(posts, cache) == 4
     assert_same_batch(posts, processor, cache)
 
