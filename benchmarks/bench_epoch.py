@@ -8,7 +8,8 @@ Posts per second of the data path alone, of the model alone, and of both togethe
 Prints Markdown. "Decoded at each use" is the data path without the cache of decoded pictures, "cached" with it; the
 first pass over the pictures, which finds damaged ones, is what fills the cache. Every pass reads shuffled batches as
 training does. Figures are medians of passes that take turns, so that a noisy machine disturbs all alike. Files are
-most likely in the operating system's own cache already: a cold disk comes on top. Further flags are those of
+most likely in the operating system's own cache already: a cold disk comes on top. Where others use the same cores,
+OMP_WAIT_POLICY=passive keeps the model's threads from waiting for each other at full speed. Further flags are those of
 run_classification.py: --image_size 224, --dataloader_num_workers 2, ...
 """
 
@@ -36,6 +37,7 @@ from hf_mamba.classification.image_cache import open_image_cache
 
 def write_posts(folder, count, photo_size):
     """`count` posts of 5 to 20 words with a JPEG each: smooth colours under grain, as a photo has."""
+    folder.mkdir()
     width, height = map(int, photo_size.split("x"))
     generator, words = np.random.default_rng(0), random.Random(0)
     grain = generator.normal(0, 6, (height, width, 3)).astype(np.float32)
@@ -120,7 +122,11 @@ def main():
     logging.basicConfig(format="%(message)s")
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        argv = [args.recipe] if args.recipe else ["--train_file", write_posts(folder, args.posts, args.photo_size)]
+        argv = (
+            [args.recipe]
+            if args.recipe
+            else ["--train_file", write_posts(folder / "posts", args.posts, args.photo_size)]
+        )
         argv += [*flags, "--output_dir", folder / "run", "--image_cache", folder / "cache" / "pictures"]
         run(args, *parse_arguments(map(str, argv))[:3])
 
