@@ -55,11 +55,16 @@ def load_rgb_image(source: ImageSource) -> Image.Image:
     return _load(source, rgb=True)
 
 
-def _load(source: ImageSource, rgb: bool) -> Image.Image:
-    """Open, decode (Pillow does so only now), turn as EXIF says and, for `rgb`, convert; errors name the source."""
+def _load(source: ImageSource, rgb: bool, reduce_to: int | None = None) -> Image.Image:
+    """Open, decode (Pillow does so only now), turn as EXIF says and, for `rgb`, convert; errors name the source.
+
+    With `reduce_to`, a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where both sides stay at least that long.
+    """
     try:
         image = _open(source)
         _check_harmless(image)
+        if reduce_to is not None and image is not source:  # a caller's image is not to change
+            image.draft(None, (reduce_to, reduce_to))
         image.load()
         if 0 in image.size:
             raise ValueError(f"it has no pixels, its size is {image.size}")
@@ -203,9 +208,13 @@ def _code_left_in_place(folder, *parts):
 
 
 class HFMambaImageProcessorKwargs(ImagesKwargs, total=False):
-    """patch_size (`int`): side of a square patch in pixels; `size` must be a multiple of it."""
+    """patch_size (`int`): side of a square patch in pixels; `size` must be a multiple of it.
+    reduce_jpeg (`bool`): decode a large JPEG at a reduced scale, never below twice `size`: several times faster, and
+        pixels that differ by a few of 255 levels. Pictures that come decoded, as PIL images, stay as they are.
+    """
 
     patch_size: int
+    reduce_jpeg: bool
 
 
 class HFMambaImageProcessor(PilBackend):
@@ -230,6 +239,7 @@ class HFMambaImageProcessor(PilBackend):
     image_mean = [0.5, 0.5, 0.5]
     image_std = [0.5, 0.5, 0.5]
     patch_size = 16
+    reduce_jpeg = False
 
     def __init__(self, **kwargs: Unpack[HFMambaImageProcessorKwargs]):
         super().__init__(**kwargs)
@@ -268,13 +278,22 @@ class HFMambaImageProcessor(PilBackend):
         return prepared
 
     def process_image(
-        self, image, do_convert_rgb=None, input_data_format=None, do_resize=None, size=None, resample=None, **kwargs
+        self,
+        image,
+        do_convert_rgb=None,
+        input_data_format=None,
+        do_resize=None,
+        size=None,
+        resample=None,
+        reduce_jpeg=None,
+        **kwargs,
     ) -> np.ndarray:
         """Turn one image of any kind into pixels (height, width, channels), resized where `do_resize` says so."""
         if isinstance(image, _ARRAYS):
             pixels = self._array_to_pixels(image, do_convert_rgb, input_data_format, kwargs.get("do_rescale"))
         else:
-            pixels = _load(image, rgb=bool(do_convert_rgb))
+            reduce_to = 2 * size.height if do_resize and reduce_jpeg else None
+            pixels = _load(image, bool(do_convert_rgb), reduce_to)
         if do_resize:
             pixels = _resize(pixels, size.height, resample)
         return np.atleast_3d(np.asarray(pixels))
@@ -440,6 +459,9 @@ class HFMambaProcessor(ProcessorMixin):
         images = [image for post in posts for image in post]
         patches = self.image_processor(images, **images_kwargs | {"return_tensors": "np"})["pixel_values"]
         _, per_image, width = patches.shape
+        if len({len(post) for post in posts}) == 1:  # nothing to pad, nothing to copy
+            values = patches.reshape(len(posts), -1, width)
+            return {"pixel_values": values, "pixel_attention_mask": np.ones(values.shape[:2], dtype=np.int64)}
         mask = np.zeros((len(posts), max(map(len, posts)) * per_image), dtype=np.int64)
         values = np.zeros((*mask.shape, width), dtype=patches.dtype)
         for row, own in enumerate(np.split(patches, np.cumsum([len(post) for post in posts])[:-1])):

@@ -38,11 +38,13 @@ from .classification.builtin_data import LABELS, write_builtin_posts
 from .classification.checkpoints import (
     baseline_of_checkpoint,
     load_checkpoint,
+    new_image_processor,
     new_processor_and_model,
     problem_type_of,
 )
 from .classification.data import PostCollator, load_posts
 from .classification.evaluation import BASELINE_KEYS, evaluate_split, name_baseline, write_report
+from .classification.image_cache import open_image_cache
 from .classification.labels import REGRESSION, SINGLE, label_id, resolve_class_weights
 from .classification.messy_posts import check_some_are_left, settle_bad_images
 from .classification.metrics import (
@@ -169,6 +171,9 @@ def load_everything(model_args, data_args, training_args):
         processor, model = load_checkpoint(model_args, data_args)
         label_names = [model.config.id2label[i] for i in range(model.config.num_labels)]
         problem_type = problem_type_of(model.config)
+        image_processor = processor.image_processor
+    else:
+        image_processor = new_image_processor(model_args, data_args)
     with training_args.main_process_first(desc="posts"):
         if data_args.dataset_name in BUILTIN:
             labels = BUILTIN[data_args.dataset_name]
@@ -183,6 +188,7 @@ def load_everything(model_args, data_args, training_args):
             wanted=wanted_splits(training_args),
         )
         check_splits(posts, training_args)
+        posts.image_cache = open_image_cache(data_args, image_processor)
     check_all_images(posts, data_args, training_args)
     if model_args.model_name_or_path is None:
         processor, model = new_processor_and_model(model_args, data_args, posts)
@@ -199,6 +205,8 @@ def check_all_images(posts, data_args, training_args):
     if training_args.process_index == 0:
         bad = [find_bad_images(posts, progress=not training_args.disable_tqdm)]
     bad = broadcast_object_list(bad)[0]
+    if training_args.process_index != 0 and posts.image_cache is not None:
+        posts.image_cache.load()
     settle_bad_images(posts, bad, on_bad_image=data_args.on_bad_image, on_empty_post=data_args.on_empty_post)
     check_some_are_left(posts)
 
@@ -284,7 +292,7 @@ def build_trainer(posts, processor, model, metrics, training_args):
         args=training_args,
         train_dataset=train_posts,
         eval_dataset=posts.splits.get("validation"),
-        data_collator=PostCollator(processor),
+        data_collator=PostCollator(processor, posts.image_cache),
         processing_class=processor,
         compute_metrics=compute_metrics_for_trainer(metrics),
     )

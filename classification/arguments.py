@@ -19,6 +19,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from ..configuration_hf_mamba import CHOICES, HFMambaConfig
 from .data import DataArguments
+from .machine import default_num_workers
 from .metrics import LOWER_IS_BETTER
 from .output_dir import PREDICTIONS_FORMATS
 
@@ -30,6 +31,8 @@ RECIPES_FOLDER = Path(__file__).parent.parent / "recipes"
 _FROM_DATA = ("vocab_size", "pad_token_id", "num_channels")
 # Would delete the run that is to be repeated.
 _NOT_IN_RECIPE = ("overwrite_output_dir",)
+# Chosen for the machine at hand, so that a recipe names them only where the user did.
+_OF_THE_MACHINE = ("dataloader_num_workers",)
 
 
 def _config_flag(config_field):
@@ -146,6 +149,10 @@ class ClassificationTrainingArguments(TrainingArguments):
     )
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log the training loss"})
     report_to: str = field(default="none", metadata={"help": "Trackers to report to, tensorboard for one"})
+    dataloader_num_workers: int | None = field(
+        default=None,
+        metadata={"help": "Processes that make batches. Default: what suits the machine, 0 without a GPU"},
+    )
     # the collator reads raw columns (text, images), which Trainer would otherwise drop
     remove_unused_columns: bool = field(default=False, metadata={"help": "Leave at False: the collator needs all"})
 
@@ -156,6 +163,8 @@ class ClassificationTrainingArguments(TrainingArguments):
         if not self.do_train or self.eval_strategy == "no":
             self.eval_strategy, self.load_best_model_at_end = "no", False
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()  # else it only warns
+        if self.dataloader_num_workers is None:
+            self.dataloader_num_workers = default_num_workers()
         if self.ddp_find_unused_parameters is None:  # a batch, or all data, may lack a modality and so its stack
             self.ddp_find_unused_parameters = True
         if self.hub_token is not None:  # a secret must not lie beside a checkpoint; the Hub's client reads it here
@@ -250,6 +259,7 @@ def effective_recipe(parser, argv, model_args, data_args, training_args):
     """
     ours = [f.name for f in dataclasses.fields(training_args) if f.name in type(training_args).__annotations__]
     given = [action.dest for action in parser._actions if set(action.option_strings) & {a.split("=")[0] for a in argv}]
+    ours = [name for name in ours if name not in _OF_THE_MACHINE]
     recipe = {f.name: getattr(args, f.name) for args in (data_args, model_args) for f in dataclasses.fields(args)}
     for name in [*ours, "seed", *given]:
         if name not in recipe and name not in _NOT_IN_RECIPE:

@@ -79,6 +79,7 @@ def _check_flags(name, config, processor, model_args, data_args):
             f"but its config.json expects {config.image_size} and {config.patch_size}. Use a whole checkpoint."
         )
     has = {"max_seq_length": processor.tokenizer.model_max_length, "vocab_size": None, "tokenizer_name": None}
+    has["reduce_jpeg"] = processor.image_processor.reduce_jpeg
     asked = {flag: value for flag in has if (value := getattr(data_args, flag)) is not None}
     overrides = model_args.config_overrides()
     for flag in overrides.keys() - _FREE_FIELDS:
@@ -95,6 +96,16 @@ def _check_flags(name, config, processor, model_args, data_args):
     return {flag: overrides[flag] for flag in overrides.keys() & _FREE_FIELDS}
 
 
+def new_image_processor(model_args, data_args):
+    """What makes the pictures of a new model: all that can be known of it before the posts are."""
+    config = HFMambaConfig(**model_args.config_overrides())
+    return HFMambaImageProcessor(
+        size={"height": config.image_size, "width": config.image_size},
+        patch_size=config.patch_size,
+        reduce_jpeg=bool(data_args.reduce_jpeg),
+    )
+
+
 def new_processor_and_model(model_args, data_args, posts):
     """A processor whose vocabulary comes from the training split, and a model of its size with fresh weights."""
     tokenizer = _new_tokenizer(data_args, posts)
@@ -105,9 +116,7 @@ def new_processor_and_model(model_args, data_args, posts):
         id2label=dict(enumerate(posts.label_names)),
         problem_type=posts.problem_type,
     )
-    image_processor = HFMambaImageProcessor(
-        size={"height": config.image_size, "width": config.image_size}, patch_size=config.patch_size
-    )
+    image_processor = new_image_processor(model_args, data_args)
     model = HFMambaForSequenceClassification(config, scan_implementation=model_args.scan_implementation)
     if posts.problem_type == REGRESSION:
         start_at(TargetScale.of(posts.column("train", "label")), model.classifier)

@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from ..processing_hf_mamba import load_rgb_image
 from .columns import as_text, find_columns, is_missing, mend, parse_modalities
+from .image_cache import ImageCacheArguments
 from .labels import REGRESSION, SINGLE, LabelScheme, is_varied, read_label_cells, set_aside
 from .messy_posts import (
     ON_BAD_IMAGE,
@@ -46,7 +47,7 @@ _USUAL = "Default: found by its usual names"
 
 
 @dataclass
-class DataArguments:
+class DataArguments(ImageCacheArguments):
     """Which posts, and how they are read."""
 
     dataset_name: str | None = field(
@@ -150,6 +151,7 @@ class Posts:
         dropped: split -> what was left out of it -> how many, by --on_bad_image and --on_empty_post
         sample: the first posts of a streamed training split; `column` reads these
         quiet: nothing is said of posts that are left out
+        image_cache: an ImageCache, if their pictures are to be decoded only once
     """
 
     splits: DatasetDict
@@ -162,6 +164,7 @@ class Posts:
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
     sample: Dataset | None = field(default=None, repr=False)
     quiet: bool = False
+    image_cache: object | None = field(default=None, repr=False)
 
     def where(self, split: str, row: int) -> str:
         """Names row `row` of a split as the file or data set counts it."""
@@ -428,19 +431,21 @@ class PostCollator:
 
     Args:
         processor: an HFMambaProcessor
+        cache: an ImageCache of its image processor, to take pictures from
 
     Raises:
         ValueError: a picture that can't be read, with its post's id, or a post that has neither text nor picture.
     """
 
-    def __init__(self, processor):
-        self.processor = processor
+    def __init__(self, processor, cache=None):
+        self.processor, self.cache = processor, cache
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         texts = [row.get("text") for row in rows]
         images = [row.get("images") or [] for row in rows]
+        pictures = images if self.cache is None else [[*map(self.cache.picture, sources)] for sources in images]
         try:
-            batch = dict(self.processor(text=texts, images=images, return_tensors="pt"))
+            batch = dict(self.processor(text=texts, images=pictures, return_tensors="pt"))
         except ValueError as error:
             raise self._named(rows, images, error) from error
         labels = [row.get("label") for row in rows]

@@ -40,6 +40,8 @@ _HARMLESS = {
     "output_dir",
     "scan_implementation",
     "dataloader_num_workers",
+    "image_cache",
+    "image_cache_budget",
     "dataloader_pin_memory",
     "disable_tqdm",
     "logging_strategy",

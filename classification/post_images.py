@@ -13,7 +13,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -24,6 +24,7 @@ from transformers.utils import logging
 
 from ..processing_hf_mamba import load_rgb_image
 from .columns import is_missing
+from .machine import usable_cores
 from .raw_split import STORED, RawSplit
 
 
@@ -214,28 +215,31 @@ def _chunks(posts) -> Iterator[tuple[str, int, list[list[str | bytes]]]]:
             yield split, start, dataset[start : start + 64]["images"]
 
 
-def find_bad_images(posts, *, num_threads: int = 2, progress: bool = True) -> list[BadImage]:
+def find_bad_images(posts, *, num_threads: int | None = None, progress: bool = True) -> list[BadImage]:
     """
     Decodes every picture once, so that a damaged one is found before training and not in the middle of it.
 
     Args:
-        posts: Posts; streamed ones are not looked at
+        posts: Posts; streamed ones are not looked at. If they have an `image_cache`, it is filled by the way
+        num_threads: None for as many as there are cores
 
     Returns:
         Every use of an unreadable picture, in the order of the splits and rows.
     """
-    bad, reasons = [], {}
+    bad, reasons, cache = [], {}, posts.image_cache
+    why = why_unreadable if cache is None else cache.why_unreadable
     total = sum(map(len, _stored_splits(posts).values()))
     with (
         warnings.catch_warnings(),
-        ThreadPoolExecutor(num_threads) as pool,
+        nullcontext() if cache is None else cache.filling(posts),
+        ThreadPoolExecutor(num_threads or usable_cores()) as pool,
         tqdm(total=total, desc="Checking pictures", unit=" posts", disable=not progress) as bar,
     ):
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # reported as unreadable
         for split, start, chunk in _chunks(posts):
             keys = [[source_key(source) for source in sources] for sources in chunk]
             new = {k: s for row, sources in zip(keys, chunk) for k, s in zip(row, sources) if k not in reasons}
-            reasons |= zip(new, pool.map(why_unreadable, new.values()))
+            reasons |= zip(new, pool.map(why, new.values()))
             for row, row_keys in enumerate(keys, start=start):
                 bad += [BadImage(split, row, key, reasons[key]) for key in row_keys if reasons[key] is not None]
             bar.update(len(chunk))

@@ -7,6 +7,14 @@ from hf_mamba import run_classification
 from hf_mamba.classification.builtin_data import write_builtin_posts
 
 
+@pytest.fixture(scope="session", autouse=True)
+def image_cache_folder(tmp_path_factory):
+    """Keeps the runs of the tests, in other processes too, from caching pictures in the user's own folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets_cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """48 + 16 + 16 small built-in posts."""
