@@ -93,6 +93,31 @@ class ClassificationTrainingArguments(TrainingArguments):
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept, the best one among them"})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint's weights"})
     metric_for_best_model: str | None = field(default="accuracy", metadata={"help": "What best means"})
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": "Stop when --metric_for_best_model was no better for so many evaluations in a row"},
+    )
+    early_stopping_threshold: float = field(
+        default=0.0, metadata={"help": "By more than this a metric must change to count as better for early stopping"}
+    )
+    seeds: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Run once for each of these seeds, into seed-N of the output folder, and report mean and standard "
+            "deviation. Posts set aside for validation are the same for all, see --split_seed"
+        },
+    )
+    search_trials: int | None = field(
+        default=None,
+        metadata={"help": "Search for better hyper-parameters by so many runs on the validation posts, with optuna"},
+    )
+    search_space: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "What to search: a YAML or JSON file, or such a section of the recipe: flag: [choices], or flag: "
+            "{low: 1.0e-4, high: 1.0e-2, log: true}. Default: see classification/search_space.py"
+        },
+    )
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log the training loss"})
     report_to: str = field(default="none", metadata={"help": "Trackers to report to, tensorboard for one"})
     # the collator reads raw columns (text, images), which Trainer would otherwise drop
@@ -107,6 +132,8 @@ class ClassificationTrainingArguments(TrainingArguments):
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()  # else it only warns
         if self.ddp_find_unused_parameters is None:  # a batch, or all data, may lack a modality and so its stack
             self.ddp_find_unused_parameters = True
+        if self.early_stopping_patience is not None:  # a run that resumes counts on
+            self.restore_callback_states_from_checkpoint = True
         if self.hub_token is not None:  # a secret must not lie beside a checkpoint; the Hub's client reads it here
             os.environ["HF_TOKEN"], self.hub_token = self.hub_token, None
         do_eval = self.do_eval
