@@ -4,6 +4,7 @@ import os
 
 from transformers.utils import logging
 
+
 logger = logging.get_logger(__name__)
 
 

@@ -3,8 +3,8 @@
 The trials follow each other, each in `output_dir/trial-N`; what was tried lies in `search.db`, optuna's (SQLite), so
 that the same command goes on where it was stopped, in the middle of a trial if need be. The first trial is the recipe
 as it stands, if the space contains it; the next ones are drawn by optuna's TPE, which for one --seed draws the same
-whether the search was interrupted or not. The test posts are left alone: the recipe of the best trial, which the search
-writes, measures on them when it is run.
+whether the search was interrupted or not. The test posts are left alone: the recipe of the best trial, which the
+search writes, measures on them when it is run.
 """
 
 import csv
