@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 from accelerate.utils import broadcast_object_list
+from huggingface_hub.errors import StrictDataclassError
 
 from .arguments import as_argv
 from .extras import require
@@ -104,10 +105,10 @@ def _run_trial(run, recipe, number, can_fail):
         return None
     try:
         run(as_argv(recipe))
-    except ValueError as error:
+    except (ValueError, StrictDataclassError) as error:
         if number == 0 or not can_fail:
             raise
-        logger.warning(f"Trial {number} failed, the search goes on: {error}")
+        logger.warning(f"Trial {number} failed, the search goes on: {' '.join(str(error).split())}")
         return str(error)
     return None
 
