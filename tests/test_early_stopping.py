@@ -1,4 +1,4 @@
-"""Early stopping: when training ends, what is kept, what is said, and that a resumed run ends where a whole one does."""
+"""Early stopping: when training ends, what is kept and said, and that a resumed run ends where a whole one does."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""--seeds: each seed's run is one that could stand alone; repeating the command goes on; mean and deviation are right."""
+"""--seeds: each run is one that could stand alone, the command goes on when repeated, mean and deviation are right."""
 
 import json
 import statistics
