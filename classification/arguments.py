@@ -132,6 +132,9 @@ class ClassificationTrainingArguments(TrainingArguments):
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()  # else it only warns
         if self.ddp_find_unused_parameters is None:  # a batch, or all data, may lack a modality and so its stack
             self.ddp_find_unused_parameters = True
+        # Only then does accelerate let processes without a GPU meet; else each would run for itself in one folder
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.accelerator.is_available():
+            self.use_cpu = True
         if self.early_stopping_patience is not None:  # a run that resumes counts on
             self.restore_callback_states_from_checkpoint = True
         if self.hub_token is not None:  # a secret must not lie beside a checkpoint; the Hub's client reads it here

@@ -47,7 +47,9 @@ def test_two_processes_train_evaluate_and_predict_like_one(odd, folder, tmp_path
     flags = [*EXACT, *(counts if odd else [])]
     one, two = tmp_path / "one", tmp_path / "two"
     run_classification.main(command(folder, one, *flags, "--per_device_train_batch_size", 16))
-    run_in_two(command(folder, two, *flags, "--per_device_train_batch_size", 8))
+    # Without a GPU the processes must meet also where nobody says --use_cpu
+    unasked = [] if torch.accelerator.is_available() else ["--use_cpu", "false"]
+    run_in_two(command(folder, two, *flags, "--per_device_train_batch_size", 8, *unasked))
     assert results(one).keys() == results(two).keys()
     for name, value in results(one).items():
         assert results(two)[name] == (value if isinstance(value, str) else pytest.approx(value, abs=1e-4)), name
