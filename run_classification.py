@@ -170,9 +170,7 @@ def load_everything(model_args, data_args, training_args):
             logger.info(f"The built-in posts are in {folder}, drawn there if they aren't yet.")
             data_args.dataset_name = str(write_builtin_posts(folder))
         split_seed = training_args.seed if data_args.split_seed is None else data_args.split_seed
-        posts = load_posts(
-            data_args, seed=split_seed, label_names=label_names, wanted=wanted_splits(training_args)
-        )
+        posts = load_posts(data_args, seed=split_seed, label_names=label_names, wanted=wanted_splits(training_args))
         check_splits(posts, training_args)
     check_all_images(posts, data_args, training_args)
     if model_args.model_name_or_path is None:
