@@ -29,7 +29,7 @@ if __package__ in (None, ""):  # run as a script: this very folder is the packag
 
 from accelerate.utils import broadcast_object_list
 from huggingface_hub.errors import StrictDataclassError
-from transformers import Trainer, set_seed
+from transformers import set_seed
 from transformers.trainer_callback import ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
@@ -43,7 +43,9 @@ from .classification.checkpoints import (
     problem_type_of,
 )
 from .classification.data import PostCollator, load_posts
+from .classification.early_stopping import best_pass, check_early_stopping, had_stopped, training_callbacks
 from .classification.evaluation import BASELINE_KEYS, evaluate_split, name_baseline, write_report
+from .classification.extras import check_trackers, settle_tensorboard
 from .classification.image_cache import open_image_cache
 from .classification.labels import REGRESSION, SINGLE, label_id, resolve_class_weights
 from .classification.messy_posts import check_some_are_left, settle_bad_images
@@ -57,10 +59,14 @@ from .classification.metrics import (
 from .classification.modalities import ModalityDropout, PassCounter
 from .classification.output_dir import PREDICTIONS_FORMATS, check_output_dir, start_run
 from .classification.post_images import find_bad_images
+from .classification.post_trainer import PostTrainer
 from .classification.predictions import write_predictions
+from .classification.processes import warn_of_one_process
 from .classification.reports import ReadableProgress, summary, write_model_card, write_results
-from .classification.share import check_may_write, explain_push, share_run
-from .classification.targets import ScaledTargets, TargetScale
+from .classification.search import check_search, search
+from .classification.seeds import check_seeds, run_seeds
+from .classification.share import share_run
+from .classification.targets import TargetScale
 
 
 logger = logging.getLogger("hf_mamba.run_classification")  # also when run as a script
@@ -74,6 +80,10 @@ def main(argv=None):
     model_args, data_args, training_args, recipe = parse_arguments(sys.argv[1:] if argv is None else argv)
     check_request(model_args, training_args)
     set_up_logging(training_args)
+    if training_args.seeds is not None:
+        return run_seeds(main, training_args, recipe)
+    if training_args.search_trials is not None:
+        return search(main, training_args, recipe)
 
     checkpoint = [None]  # to resume from; the main process decides, for it also writes
     if training_args.process_index == 0:
@@ -148,12 +158,17 @@ def check_request(model_args, training_args):
     known = ["auto", "loss", *dict.fromkeys(name for names in METRIC_NAMES.values() for name in names)]
     if training_args.load_best_model_at_end and best not in known:
         raise ValueError(f"--metric_for_best_model is {best!r}, but must be one of {', '.join(known)}.")
+    check_early_stopping(training_args)
+    check_trackers(training_args.report_to)
+    check_seeds(training_args)
+    check_search(training_args, model_args)
 
 
 def set_up_logging(training_args):
     """The main process says what it does, the others only warn; progress bars are Trainer's and the data's."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("hf_mamba").setLevel(logging.INFO if training_args.process_index == 0 else logging.WARNING)
+    warn_of_one_process(training_args.world_size)
     disable_progress_bar()  # transformers' own for each saved file
 
 
@@ -182,7 +197,7 @@ def load_everything(model_args, data_args, training_args):
             data_args.dataset_name = str(write_builtin_posts(folder, labels=labels))
         posts = load_posts(
             data_args,
-            seed=training_args.seed,
+            seed=training_args.seed if data_args.split_seed is None else data_args.split_seed,
             label_names=label_names,
             problem_type=problem_type,
             wanted=wanted_splits(training_args),
@@ -243,27 +258,10 @@ def check_splits(posts, training_args):
     if training_args.do_predict and "test" not in posts.splits:
         raise ValueError("--do_predict needs a test split: give --test_file, or a data set that has one.")
     if training_args.eval_strategy != "no" and "validation" not in posts.splits:
+        if training_args.early_stopping_patience is not None:
+            raise ValueError("--early_stopping_patience needs validation posts: give some, or leave the flag out.")
         logger.info("There are no validation posts: training goes on to its last pass, which is what is saved.")
         training_args.eval_strategy, training_args.load_best_model_at_end = "no", False
-
-
-class PostTrainer(ScaledTargets, Trainer):
-    """transformers' Trainer, which would replace our model card by one about a fine-tuned text model."""
-
-    def create_model_card(self, *args, **kwargs):
-        """Leaves the card to `write_model_card`."""
-
-    def init_hf_repo(self, token=None, private=None):
-        """Makes the repo before anything is trained, and finds out whether uploading will be possible."""
-        try:
-            super().init_hf_repo(token=token, private=private)
-            if self.is_world_process_zero():
-                check_may_write(self.hub_model_id)
-        except Exception as error:
-            raise ValueError(f"--push_to_hub: {explain_push(error)}. Nothing was trained yet.") from error
-
-    def _push_from_checkpoint(self, *args, **kwargs):
-        """Uploads nothing while training: what leaves has been checked, which `push` does at the end."""
 
 
 def build_metrics(posts, model_args, data_args):
@@ -300,6 +298,9 @@ def build_trainer(posts, processor, model, metrics, training_args):
         trainer.target_scale = TargetScale.of(posts.column("train", "label"))
     if isinstance(train_posts, ModalityDropout):
         trainer.add_callback(PassCounter(train_posts))
+    for callback in training_callbacks(training_args):
+        trainer.add_callback(callback)
+    settle_tensorboard(trainer)
     if not training_args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(ReadableProgress)
@@ -309,11 +310,16 @@ def build_trainer(posts, processor, model, metrics, training_args):
 def train(trainer, posts, checkpoint):
     """Trains (from `checkpoint` if there is one) and saves the model, its processor and its code."""
     logger.info(trainer.model.describe_scan())
+    if checkpoint is not None and had_stopped(checkpoint):
+        trainer.args.num_train_epochs, trainer.args.max_steps = 0, -1
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(_internal_call=True)  # else it would push already, before there is a card
     trainer.save_state()
-    baseline = name_baseline(posts.baseline, posts.problem_type, posts.label_names)
-    metrics = {**result.metrics, BASELINE_KEYS[posts.problem_type]: baseline}
+    metrics = {
+        **result.metrics,
+        **{f"train_{name}": value for name, value in best_pass(trainer.args, trainer.state).items()},
+        BASELINE_KEYS[posts.problem_type]: name_baseline(posts.baseline, posts.problem_type, posts.label_names),
+    }
     trainer.save_metrics("train", metrics, combined=False)
     return metrics
 

@@ -147,6 +147,31 @@ class ClassificationTrainingArguments(TrainingArguments):
             "both: none, test, or all (validation too). Such a split is predicted three times"
         },
     )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": "Stop when --metric_for_best_model was no better for so many evaluations in a row"},
+    )
+    early_stopping_threshold: float = field(
+        default=0.0, metadata={"help": "By more than this a metric must change to count as better for early stopping"}
+    )
+    seeds: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Run once for each of these seeds, into seed-N of the output folder, and report mean and standard "
+            "deviation. Posts set aside for validation are the same for all, see --split_seed"
+        },
+    )
+    search_trials: int | None = field(
+        default=None,
+        metadata={"help": "Search for better hyper-parameters by so many runs on the validation posts, with optuna"},
+    )
+    search_space: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "What to search: a YAML or JSON file, or such a section of the recipe: flag: [choices], or flag: "
+            "{low: 1.0e-4, high: 1.0e-2, log: true}. Default: see classification/search_space.py"
+        },
+    )
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log the training loss"})
     report_to: str = field(default="none", metadata={"help": "Trackers to report to, tensorboard for one"})
     dataloader_num_workers: int | None = field(
@@ -167,6 +192,11 @@ class ClassificationTrainingArguments(TrainingArguments):
             self.dataloader_num_workers = default_num_workers()
         if self.ddp_find_unused_parameters is None:  # a batch, or all data, may lack a modality and so its stack
             self.ddp_find_unused_parameters = True
+        # Only then does accelerate let processes without a GPU meet; else each would run for itself in one folder
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.accelerator.is_available():
+            self.use_cpu = True
+        if self.early_stopping_patience is not None:  # a run that resumes counts on
+            self.restore_callback_states_from_checkpoint = True
         if self.hub_token is not None:  # a secret must not lie beside a checkpoint; the Hub's client reads it here
             os.environ["HF_TOKEN"], self.hub_token = self.hub_token, None
         if self.greater_is_better is None and self.metric_for_best_model in LOWER_IS_BETTER:

@@ -125,6 +125,7 @@ class DataArguments(ImageCacheArguments):
     validation_split: float = field(
         default=0.1, metadata={"help": "Share of the training posts set aside where no validation posts are given"}
     )
+    split_seed: int | None = field(default=None, metadata={"help": "Decides which posts these are. Default: --seed"})
     vocab_size: int | None = field(
         default=None, metadata={"help": "Word pieces to learn from the training texts, at most. Default: 8000"}
     )

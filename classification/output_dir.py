@@ -19,6 +19,7 @@ PREDICTIONS_FORMATS = ("csv", "jsonl", "parquet")
 PREDICTIONS_FILES = tuple(f"predictions.{suffix}" for suffix in PREDICTIONS_FORMATS)
 
 REPORT_FILES = {split: f"{split}_report.json" for split in ("validation", "test")}
+TENSORBOARD_FOLDER = "runs"
 
 # What --overwrite_output_dir deletes besides checkpoints; config, code and tokenizer are overwritten in place.
 _WRITTEN_BY_A_RUN = (
@@ -115,12 +116,42 @@ def _hides_the_package(folder):
     return folder.resolve() == Path.cwd() / PACKAGE and checkout.name != PACKAGE
 
 
+def open_group(training_args, recipe, recipe_file, harmless):
+    """
+    Decides whether several runs of one command may use the output folder, and writes their recipe into it.
+
+    Args:
+        training_args: read: output_dir, overwrite_output_dir
+        recipe: the effective recipe of the command
+        recipe_file: its name in the folder, by which the folder is known again
+        harmless: flags that may differ when the command is repeated, besides those that always may
+
+    Raises:
+        ValueError: the folder holds something else, or such runs of another recipe.
+    """
+    folder = Path(training_args.output_dir)
+    path = folder / recipe_file
+    if folder.is_file():
+        raise ValueError(f"--output_dir {folder} is a file: give a folder.")
+    if not path.is_file() and folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"--output_dir {folder} is not empty and holds no {recipe_file}: give another --output_dir.")
+    known = path.is_file() and not training_args.overwrite_output_dir
+    if known and (differing := differing_flags(path, recipe, harmless)):
+        raise ValueError(
+            f"--output_dir {folder} holds runs of another recipe ({differing}): give another --output_dir, or "
+            "--overwrite_output_dir to start over."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), "utf-8")
+
+
 def start_run(training_args, recipe):
     """Deletes what an earlier run left if that was asked, and writes the recipe: the folder now holds this run."""
     folder = Path(training_args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     if training_args.overwrite_output_dir:
-        for path in [*folder.glob("checkpoint-*"), *(folder / name for name in _WRITTEN_BY_A_RUN)]:
+        written = [*folder.glob("checkpoint-*"), *folder.glob(f"{TENSORBOARD_FOLDER}/events.out.*")]
+        for path in [*written, *(folder / name for name in _WRITTEN_BY_A_RUN)]:
             if path.is_dir():
                 shutil.rmtree(path)
             else:
@@ -151,19 +182,26 @@ def _checkpoint_to_resume(folder, recipe):
     if checkpoint is None:
         logger.warning(f"{folder} holds a run that was stopped before its first checkpoint: starting again.")
         return None
-    earlier = yaml.safe_load((folder / RECIPE_FILE).read_text("utf-8")) or {}
-    differing = [
-        f"{name}={earlier.get(name)!r} then, {recipe.get(name)!r} now"
-        for name in sorted({*earlier, *recipe} - _HARMLESS)
-        if earlier.get(name) != recipe.get(name)
-    ]
-    if differing:
+    if differing := differing_flags(folder / RECIPE_FILE, recipe):
         raise ValueError(
-            f"--output_dir {folder} holds an unfinished run of another recipe ({'; '.join(differing)}). Rerun it as "
+            f"--output_dir {folder} holds an unfinished run of another recipe ({differing}). Rerun it as "
             f"`run_classification.py {folder / RECIPE_FILE}` to resume, or {start_over}"
         )
     logger.warning(f"{folder} holds an unfinished run: resuming from {checkpoint}.")
     return checkpoint
+
+
+def differing_flags(path, recipe, harmless=()):
+    """
+    What of a recipe that an earlier command left in `path` differs from the recipe now, in words; empty if nothing
+    does that changes what comes out. `harmless` names flags that may differ besides those that always may.
+    """
+    earlier = yaml.safe_load(Path(path).read_text("utf-8")) or {}
+    return "; ".join(
+        f"{name}={earlier.get(name)!r} then, {recipe.get(name)!r} now"
+        for name in sorted({*earlier, *recipe} - _HARMLESS - {*harmless})
+        if earlier.get(name) != recipe.get(name)
+    )
 
 
 def _last_whole_checkpoint(folder):

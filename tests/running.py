@@ -73,11 +73,13 @@ class StopAt(TrainerCallback):
 
 
 def interrupt_at(monkeypatch, step, argv):
+    """Runs a command until it is interrupted after a step, or by a callback of the test's own."""
+    callback = StopAt(step) if isinstance(step, int) else step
     build_trainer = run_classification.build_trainer
 
     def build(*args):
         trainer = build_trainer(*args)
-        trainer.add_callback(StopAt(step))
+        trainer.add_callback(callback)
         return trainer
 
     with monkeypatch.context() as patch:

@@ -1,0 +1,74 @@
+"""transformers' Trainer, as run_classification.py needs it."""
+
+from contextlib import contextmanager
+
+import torch
+from transformers import Trainer
+
+from ..modeling_hf_mamba import classification_loss
+from .share import check_may_write, explain_push
+from .targets import ScaledTargets
+
+
+class PostTrainer(ScaledTargets, Trainer):
+    """transformers' Trainer, which would replace our model card by one about a fine-tuned text model."""
+
+    def create_model_card(self, *args, **kwargs):
+        """Leaves the card to `write_model_card`."""
+
+    def init_hf_repo(self, token=None, private=None):
+        """Makes the repo before anything is trained, and finds out whether uploading will be possible."""
+        try:
+            super().init_hf_repo(token=token, private=private)
+            if self.is_world_process_zero():
+                check_may_write(self.hub_model_id)
+        except Exception as error:
+            raise ValueError(f"--push_to_hub: {explain_push(error)}. Nothing was trained yet.") from error
+
+    def _push_from_checkpoint(self, *args, **kwargs):
+        """Uploads nothing while training: what leaves has been checked, which `push` does at the end."""
+
+    def get_eval_dataloader(self, *args):
+        """Trainer's, with all posts."""
+        with no_post_dropped(self.args):
+            return super().get_eval_dataloader(*args)
+
+    def get_test_dataloader(self, *args):
+        """Trainer's, with all posts."""
+        with no_post_dropped(self.args):
+            return super().get_test_dataloader(*args)
+
+    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+        """Trainer's, with a loss that doesn't depend on how the posts fall into batches and processes."""
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self.label_smoother is None:  # which has a loss of its own
+            set_exact_loss(output, self.model.config, metric_key_prefix)
+        return output
+
+
+def set_exact_loss(output, config, prefix):
+    """
+    Puts the loss over all posts at once in place of Trainer's mean over batches, in which posts that fill up the last
+    batch of several processes count too.
+
+    Args:
+        output: EvalLoopOutput; unchanged where it has no loss
+        config: the model's
+        prefix: of the metrics' names
+    """
+    name = f"{prefix}_loss"
+    logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+    if name in output.metrics and logits is not None:
+        output.metrics[name] = classification_loss(
+            torch.from_numpy(logits), torch.from_numpy(output.label_ids), config
+        ).item()
+
+
+@contextmanager
+def no_post_dropped(training_args):
+    """--dataloader_drop_last is about training: Trainer would leave the last posts out of predictions as well."""
+    asked, training_args.dataloader_drop_last = training_args.dataloader_drop_last, False
+    try:
+        yield
+    finally:
+        training_args.dataloader_drop_last = asked
