@@ -58,13 +58,14 @@ def _conv_silu(x, weight, bias, y, l, e, k, row0, row1):
 
 @jit(void(ADDRESS, ADDRESS, *[int64] * 10))
 def _conv_silu_backward(grad_y, x, weight, bias, grad_x, sums, scratch, l, e, k, row0, row1):
-    """grad_x (b, l, e) contiguous; the gradients of weight and bias, summed over these rows, to sums (k + 1, e)."""
+    """grad_x (b, l, e) contiguous; the gradients of weight and bias over these rows are added to sums (k + 1, e)."""
     taps, later = scratch, scratch + 4 * (k + 1) * LANES  # sums of one block; the last k gradients, twice
-    for channel in range(0, e, LANES):
-        width = min(LANES, e - channel)
-        start = load_first(bias, channel, width) if bias != 0 else constant(0.0)
-        clear(taps, (k + 1) * LANES)
-        for row in range(row0, row1):
+    for row in range(row0, row1):  # outside, so that a row stays in the cache while its channels are gone through
+        for channel in range(0, e, LANES):
+            width = min(LANES, e - channel)
+            start = load_first(bias, channel, width) if bias != 0 else constant(0.0)
+            for j in range(k + 1):
+                store(taps, j * LANES, load_first(sums, j * e + channel, width))
             clear(later, 2 * k * LANES)
             newest = 0
             for from_end in range(l):
@@ -88,8 +89,8 @@ def _conv_silu_backward(grad_y, x, weight, bias, grad_x, sums, scratch, l, e, k,
                     x_j = load_first(x[0], row * x[1] + (t - (k - 1) + j) * x[2] + channel, width)
                     store(taps, j * LANES, fma(grad, x_j, load(taps, j * LANES)))
                 store(taps, k * LANES, add(grad, load(taps, k * LANES)))
-        for j in range(k + 1):
-            store_first(sums, j * e + channel, width, load(taps, j * LANES))
+            for j in range(k + 1):
+                store_first(sums, j * e + channel, width, load(taps, j * LANES))
 
 
 @jit(void(*[int64] * 5, float32, int64, int64))
