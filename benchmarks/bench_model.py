@@ -56,7 +56,9 @@ class AttentionBlock(HFMambaBlock):
     """Our transformer backbone's block with a feed-forward of 1.25 * d, which has a Mamba block's parameters."""
 
     def __init__(self, config):
-        super().__init__(HFMambaConfig(**{**config.to_diff_dict(), "backbone": "transformer"}))
+        config = HFMambaConfig(**{**config.to_diff_dict(), "backbone": "transformer"})
+        config._attn_implementation = "sdpa"  # as the model chooses for its own blocks
+        super().__init__(config)
         d = config.hidden_size
         self.feed_forward = nn.Sequential(nn.Linear(d, 5 * d // 4), nn.GELU(), nn.Linear(5 * d // 4, d))
 
