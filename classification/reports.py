@@ -180,6 +180,8 @@ def results_note(reports, posts, positive_label=None):
 def summary(reports, *, num_parameters, posts, train_metrics, output_dir, positive_label=None):
     """The run in a few lines, for the end of the log."""
     lines = ["", f"HF-Mamba with {num_parameters:,} parameters; posts: {posts.counts()}"]
+    if posts.left_out():
+        lines.append(f"Left out: {posts.left_out()}")
     if train_metrics:
         minutes, seconds = divmod(round(train_metrics["train_runtime"]), 60)
         rate = train_metrics["train_samples_per_second"]
@@ -220,6 +222,7 @@ def write_model_card(folder, *, model, processor, posts, reports, recipe, seed, 
         source=posts.source[0].upper() + posts.source[1:],
         modalities=recipe.get("modalities", "text,image").replace(",", " and "),
         counts=posts.counts(),
+        left_out=f" Left out: {posts.left_out()}." if posts.left_out() else "",
         **_task(posts),
         num_parameters=f"{model.num_parameters():,}",
         start=f"trained further from `{_without_folders(start)}`" if start else "trained from scratch",

@@ -1,5 +1,6 @@
 """The model card that a run leaves: parsed back, it says what was measured, on what, by which recipe."""
 
+import json
 import re
 import subprocess
 import sys
@@ -79,3 +80,16 @@ def test_a_run_that_starts_from_a_checkpoint_says_so(finished, folder, tmp_path)
     assert f"trained further from `{finished[0].name}`" in card.text
     assert "from scratch" not in card.text and "nothing was pretrained" not in card.text
     assert card.data.base_model is None  # a folder is no name on the Hub
+
+
+def test_posts_left_out_are_told(folder, tmp_path, capsys):
+    rows = (folder / "train" / "metadata.jsonl").read_text("utf-8").splitlines()[:12]
+    rows[3] = json.dumps({**json.loads(rows[3]), "file_name": "nowhere.png"})
+    (tmp_path / "posts.jsonl").write_text("\n".join(rows), "utf-8")
+    data = ["--train_file", tmp_path / "posts.jsonl", "--image_dir", folder / "train", "--validation_split", 0.25]
+    flags = ["--on_bad_image", "drop", "--num_train_epochs", 1, "--output_dir", tmp_path / "out"]
+    run_classification.main(["--do_train", *SMALL, *map(str, data + flags)])
+    text = ModelCard.load(tmp_path / "out" / "README.md").text
+    told = re.search(r"Left out: (.+)\.? ?Modalities", text)[1]
+    assert told.startswith(("train: 1 ", "validation: 1 "))
+    assert f"Left out: {told.rstrip('. ')}" in capsys.readouterr().out
