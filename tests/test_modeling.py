@@ -427,7 +427,7 @@ def test_compiled_forward_gives_the_same_logits():
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch's inductor compiles C++")
 def test_inductor_gives_the_same_logits():
-    """In a process of its own: inductor needs setuptools' distutils, and is lost where others loaded Python's before."""
+    """In a process of its own: inductor needs setuptools' distutils, but another test may have loaded Python's."""
     code = (
         "import torch; from test_modeling import *; torch.set_grad_enabled(False); "
         "model = make_model(num_image_layers=1); inputs = batch(make_posts(model.config)); "
