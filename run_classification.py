@@ -27,6 +27,7 @@ if __package__ in (None, ""):  # run as a script: this very folder is the packag
     _spec.loader.exec_module(sys.modules["hf_mamba"])
     __package__ = "hf_mamba"
 
+import torch
 from accelerate.utils import broadcast_object_list
 from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
@@ -364,6 +365,9 @@ def run():
     except KeyboardInterrupt:
         print("\nInterrupted. The same command resumes from the last checkpoint.", file=sys.stderr)
         raise SystemExit(130) from None
+    finally:  # a process that ends with its group's threads still running may be aborted, after all was done
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
