@@ -10,13 +10,13 @@ folder stands for the one predictions file in it. Differences are B minus A.
 
 import argparse
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from .bootstrap import LEVEL, RESAMPLES, bootstrap_intervals
+from .command_line import run_command
 from .labels import MULTI, REGRESSION, SINGLE
 from .markdown import markdown_table
 from .metrics import DEFAULT_METRIC, metrics_for
@@ -282,9 +282,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        if os.environ.get("HF_MAMBA_TRACEBACK"):
-            raise
-        raise SystemExit(f"error: {error}") from None
+    run_command(main)

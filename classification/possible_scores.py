@@ -9,9 +9,10 @@ scores leave few of them or none. Arithmetic is in whole numbers throughout; not
 """
 
 import argparse
-import os
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
+
+from .command_line import run_command
 
 
 ROUNDINGS = ("half up", "half even", "truncation")
@@ -215,9 +216,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        if os.environ.get("HF_MAMBA_TRACEBACK"):
-            raise
-        raise SystemExit(f"error: {error}") from None
+    run_command(main)

@@ -7,7 +7,6 @@ Sharing a finished run on the Hub: what goes along, and the check before it leav
 
 import argparse
 import json
-import os
 import shutil
 import tempfile
 from fnmatch import fnmatch
@@ -20,6 +19,7 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from ..clean_room import address_card, check_checkpoint
 from ..modeling_hf_mamba import HFMambaForSequenceClassification, HFMambaModel
 from ..processing_hf_mamba import HFMambaProcessor
+from .command_line import run_command
 from .hub_errors import explain
 from .output_dir import RECIPE_FILE, TEST_FILE, VALIDATION_FILE
 from .reports import shareable_recipe
@@ -134,9 +134,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        if os.environ.get("HF_MAMBA_TRACEBACK"):
-            raise
-        raise SystemExit(f"error: {error}") from None
+    run_command(main)

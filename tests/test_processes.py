@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,18 @@ def test_accelerate_still_launches_so(tmp_path):
     assert len(shown.splitlines()) == 1  # one process
     assert environment["ACCELERATE_USE_CPU"].lower() == "true"
     assert "MASTER_PORT" in environment and "WORLD_SIZE" not in environment
+
+
+@pytest.mark.parametrize("error", [None, ValueError("a mistake")], ids=["done", "failed"])
+def test_the_command_leaves_the_group_of_processes_that_it_joined(error, tmp_path, monkeypatch):
+    """Threads of a group that is never left can abort the process at its end, after all was done."""
+
+    def joins():
+        torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(run_classification, "main", joins)
+    with pytest.raises(SystemExit, match="a mistake") if error else nullcontext():
+        run_classification.run()
+    assert not torch.distributed.is_initialized()
