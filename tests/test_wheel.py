@@ -64,7 +64,7 @@ def test_every_module_recipe_and_the_card_are_in_it(wheel):
     sources = [
         *ROOT.glob("*.py"),
         *ROOT.glob("classification/*.py"),
-        *ROOT.glob("recipes/*.yaml"),
+        *ROOT.glob("recipes/**/*.yaml"),
         ROOT / "model_card.md",
     ]
     assert names == {f"hf_mamba/{path.relative_to(ROOT).as_posix()}" for path in sources}
