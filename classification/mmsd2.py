@@ -15,7 +15,7 @@ from .twitter_sarcasm import LABELS, PICTURES, label_name
 __all__ = ["LABELS", "main", "to_post"]
 
 # split -> raw file, posts. How many are sarcastic is not checked: we have no published count that we trust
-_FILES = {"train": ("train.json", 19_816), "validation": ("valid.json", 2_410), "test": ("test.json", 2_409)}
+FILES = {"train": ("train.json", 19_816), "validation": ("valid.json", 2_410), "test": ("test.json", 2_409)}
 
 
 def to_post(row: dict, file: RawFile) -> dict:
@@ -41,7 +41,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     files = [
         RawFile(split, find_raw(args.raw_dir, f"text_json_final/{name}", f"data/text_json_final/{name}"), posts)
-        for split, (name, posts) in _FILES.items()
+        for split, (name, posts) in FILES.items()
     ]
     return convert(args, files, entries_of, to_post, (*PICTURES, "data/dataset_image"))
 

@@ -25,7 +25,7 @@ LABELS = ("not_sarcastic", "sarcastic")  # by the raw label, 0 or 1
 PICTURES = ("dataset_image",)
 
 # split -> raw file, posts that are left, those of them that are sarcastic
-_FILES = {
+FILES = {
     "train": ("train.txt", 19_816, 8_642),
     "validation": ("valid2.txt", 2_410, 959),
     "test": ("test2.txt", 2_409, 959),
@@ -91,7 +91,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     files = [
         RawFile(split, find_raw(args.raw_dir, f"text/{name}", name), posts, {LABELS[1]: positives})
-        for split, (name, posts, positives) in _FILES.items()
+        for split, (name, posts, positives) in FILES.items()
     ]
     return convert(args, files, lambda path: lines_of(path, parse_line), to_post, PICTURES)
 

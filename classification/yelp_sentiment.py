@@ -30,10 +30,12 @@ CITIES = {
 SENTENCE_END = "|||"
 PICTURES = ("photos",)
 
+_OF_CITY = "_test.json"
+
 _HINT = (
     " --train_city NY --validation_city CH --test_city BO and the like make splits of the test files that are there."
 )
-_PUBLISHED = {"train": ("train.json", 35_435), "validation": ("valid.json", 2_215)}
+PUBLISHED = {"train": ("train.json", 35_435), "validation": ("valid.json", 2_215)}
 
 
 def parse_line(line: str) -> dict:
@@ -45,7 +47,7 @@ def parse_line(line: str) -> dict:
     """
     try:
         row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         raise ValueError("no valid JSON") from None
     if not isinstance(row, dict):
         raise ValueError(f"a JSON {type(row).__name__}, not an object")
@@ -62,6 +64,9 @@ def to_post(row: dict, file: RawFile, *, max_photos: int) -> dict:
     for name in ("_id", "Text", "City"):
         if not isinstance(row.get(name), str):
             raise ValueError(f"{name} must be a string")
+    city = file.path.name.removesuffix(_OF_CITY)
+    if file.path.name.endswith(_OF_CITY) and row["City"] != city:
+        raise ValueError(f"City is not {city}, which the file is named after")
     rating, photos = row.get("Rating"), row.get("Photos")
     if type(rating) is not int or not 1 <= rating <= 5:
         raise ValueError("Rating must be a whole number from 1 to 5")
@@ -89,8 +94,8 @@ def raw_files(raw_dir, cities: dict[str, list[str] | None]) -> list[RawFile]:
     """
     files, used = [], {}
     for split in SPLIT_NAMES:
-        if cities[split] is None and split in _PUBLISHED:
-            name, posts = _PUBLISHED[split]
+        if cities[split] is None and split in PUBLISHED:
+            name, posts = PUBLISHED[split]
             files.append(RawFile(split, find_raw(raw_dir, name), posts))
             continue
         for city in dict.fromkeys(cities[split] or CITIES):
@@ -100,7 +105,7 @@ def raw_files(raw_dir, cities: dict[str, list[str] | None]) -> list[RawFile]:
                     "split with --train_city, --validation_city and --test_city, each city once."
                 )
             name, posts = CITIES[city]
-            files.append(RawFile(split, find_raw(raw_dir, f"test/{name}_test.json", f"{name}_test.json"), posts))
+            files.append(RawFile(split, find_raw(raw_dir, f"test/{name}{_OF_CITY}", f"{name}{_OF_CITY}"), posts))
     return files
 
 
@@ -110,7 +115,7 @@ def main(argv=None):
         "yelp_sentiment", __doc__, raw="train.json, valid.json, test/Boston_test.json, ...", pictures=PICTURES
     )
     for split in SPLIT_NAMES:
-        published = "all five" if split == "test" else f"none, but {_PUBLISHED[split][0]}"
+        published = "all five" if split == "test" else f"none, but {PUBLISHED[split][0]}"
         parser.add_argument(
             f"--{split}_city",
             nargs="+",
