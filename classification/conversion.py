@@ -102,7 +102,7 @@ class Pictures:
                 folders.sort()
                 for name in sorted(names):
                     stem, suffix = os.path.splitext(name)
-                    if suffix.lower() in _PICTURE_SUFFIXES and not name.startswith("."):
+                    if suffix.lower() in _PICTURE_SUFFIXES:
                         self._paths.setdefault(stem, os.path.relpath(os.path.join(path, name), folder))
 
     def find(self, name: str) -> str | None:

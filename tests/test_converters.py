@@ -1,4 +1,4 @@
-"""The converters of the paper's data sets, on made-up raw files, and on the real ones where $HF_MAMBA_DATA has them."""
+"""The converters of the paper's data sets, on made-up raw files and, where $HF_MAMBA_DATA is set, real ones."""
 
 import json
 import os
@@ -113,7 +113,14 @@ def test_tweets_become_posts(tweets, out):
 def test_the_script_reads_tweets_and_pictures(tweets, out, capsys, tmp_path, monkeypatch):
     """From wherever it runs, in folders of folders; a missing picture is counted, the text stays."""
     images = tweets / "dataset_image"
-    draw(images / "1.jpg", images / "more" / "5.JPG", images / "7.jpg", images / "._3.jpg", images / "2.jpg")
+    draw(
+        images / "1.jpg",
+        images / "more" / "5.JPG",
+        images / "7.jpg",
+        images / ".3.jpg",
+        images / "._3.jpg",
+        images / "2.jpg",
+    )
     monkeypatch.chdir(tmp_path)
     twitter_sarcasm.main(["raw", "out"])
     said = capsys.readouterr().out
@@ -193,11 +200,12 @@ def test_a_hostile_line_is_not_run(tweets, out, tmp_path):
     assert not victim.exists()
 
 
-def test_an_endless_line_is_not_parsed(tweets, out, monkeypatch):
+def test_an_endless_line_is_not_parsed(tweets, out, monkeypatch, capsys):
     monkeypatch.setattr(conversion, "MAX_LINE", 100)
-    monkeypatch.setattr(twitter_sarcasm, "parse_line", lambda line: pytest.fail() if len(line) > 100 else ["9"])
-    write_lines(tweets / "text" / "train.txt", ["['9', '" + "x" * 100 + "', 1]"])
-    assert "3 rows" not in refused(twitter_sarcasm.main, tweets, out)
+    monkeypatch.setattr(twitter_sarcasm, "parse_line", lambda line: pytest.fail("parsed") if len(line) > 100 else [])
+    write_lines(tweets / "text" / "train.txt", ["['n', '" + "x" * 100 + "', 1]"])
+    refused(twitter_sarcasm.main, tweets, out)
+    assert "train.txt, line 1: longer than 100 bytes" in capsys.readouterr().out
 
 
 def test_the_first_ten_bad_lines_are_listed(tweets, out, capsys):
@@ -301,9 +309,7 @@ def test_broken_json_and_wrong_counts_of_mmsd2(entries, out):
     path = entries / "text_json_final" / "train.json"
     path.write_text('[{"image_id": 5,\n')
     assert "train.json, line" in refused(mmsd2.main, entries, out) and not out.exists()
-    path.write_text(
-        '[{"image_id": 5, "text": "t", "label": 1}, {"image_id": 6, "text": "t", "label": 1}, {"image_id": 7, "text": "t", "label": 1}]'
-    )
+    path.write_text(json.dumps([{"image_id": number, "text": "t", "label": 1} for number in range(3)]))
     assert "2 posts expected, 3 found" in refused(mmsd2.main, entries, out)
 
 
