@@ -299,21 +299,28 @@ def effective_recipe(parser, argv, model_args, data_args, training_args):
 
 
 def find_recipe(name):
-    """A recipe by its path, or by its bare name among the project's own."""
+    """A recipe by its path, or by its name among the project's own: `quickstart`, `paper/twitter`."""
     path = Path(name)
     candidates = [path]
-    if path.parent == Path("."):
-        candidates += [RECIPES_FOLDER / name, *(RECIPES_FOLDER / (name + suffix) for suffix in RECIPE_SUFFIXES)]
+    if not path.is_absolute() and ".." not in path.parts:
+        candidates += [RECIPES_FOLDER / f"{name}{suffix}" for suffix in ("", *RECIPE_SUFFIXES)]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    known = sorted(recipe.stem for recipe in RECIPES_FOLDER.glob("*.yaml"))
-    close = difflib.get_close_matches(path.stem, known, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    known = own_recipes()
+    by_last_part = {own.rpartition("/")[2]: own for own in known}
+    close = difflib.get_close_matches(path.stem, by_last_part, n=1)
+    hint = f" Did you mean {by_last_part[close[0]]!r}?" if close else ""
     raise FileNotFoundError(
         f"There is no recipe {name!r}.{hint} The project's own are {', '.join(known)}; a recipe of yours is given by "
         "its path. Flags start with --."
     )
+
+
+def own_recipes():
+    """The names of the project's own recipes, those of the paper's tables last."""
+    recipes = [path.relative_to(RECIPES_FOLDER) for path in RECIPES_FOLDER.rglob("*.yaml")]
+    return [path.with_suffix("").as_posix() for path in sorted(recipes, key=lambda path: (len(path.parts), path))]
 
 
 def read_recipe(path, _seen=()):
