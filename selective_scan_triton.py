@@ -48,20 +48,28 @@ def _load(x, row, index, at, mask):
 
 
 @triton.jit
-def _time_step(raw, SOFTPLUS: tl.constexpr):
-    """Δ. As log(1 + 1e-3) errs by 6e-5 of itself, that of Kahan: the error of 1 + p cancels in log(w) / (w - 1)."""
+def _time_step(raw, mask, SOFTPLUS: tl.constexpr):
+    """
+    Δ, and 0 outside `mask`, whatever the bias is. As log(1 + p) errs by 6e-5 of itself where p is 1e-3, Kahan's: the
+    error of 1 + p cancels in log(w) / (w - 1).
+    """
     if SOFTPLUS:
         p = tl.exp(raw)
         w = 1.0 + p
-        return tl.where(raw > 20.0, raw, tl.where(w == 1.0, p, tl.log(w) * (p / (w - 1.0))))
-    else:
-        return raw
+        raw = tl.where(raw > 20.0, raw, tl.where(w == 1.0, p, tl.log(w) * (p / (w - 1.0))))
+    return tl.where(mask, raw, 0.0)
 
 
 @triton.jit
 def _decay(dt, A2, valid):
     """Ā (N, CHANNELS), and 1 beyond the length, the channels or the states: infinity times 0 is NaN."""
     return tl.exp2(tl.where(valid, dt[None, :] * A2, 0.0))
+
+
+@triton.jit
+def _outer(per_state, per_channel, in_tile):
+    """Products (N, CHANNELS), and 0 beyond the channels or the states, for the same reason."""
+    return tl.where(in_tile, per_state[:, None] * per_channel[None, :], 0.0)
 
 
 @triton.jit
@@ -122,12 +130,12 @@ def _forward(
             if HAS_Z:
                 gate = _silu(_load(z, row, d, at, in_e & in_l))
             u_t = _load(u, row, d, at, in_e & in_l)
-            dt = _time_step(_load(delta, row, d, at, in_e & in_l) + bias, SOFTPLUS)
+            dt = _time_step(_load(delta, row, d, at, in_e & in_l) + bias, in_e & in_l, SOFTPLUS)
             B_t, C_t = _load(B, row, n, at, in_s & in_l), _load(C, row, n, at, in_s & in_l)
             inputs = inputs + ((u_t, dt, B_t, C_t, gate),)
         for t in tl.static_range(GROUP):
             u_t, dt, B_t, C_t, gate = inputs[t]
-            h = _decay(dt, A2, in_tile & (start + t < l)) * h + (dt * u_t)[None, :] * B_t[:, None]
+            h = _decay(dt, A2, in_tile & (start + t < l)) * h + _outer(B_t, dt * u_t, in_tile)
             y_t = tl.sum(h * C_t[:, None], 0)
             if HAS_D:
                 y_t += skip * u_t
@@ -158,16 +166,16 @@ def _segment_ends(
         for t in tl.static_range(GROUP):
             at = segment.to(tl.int64) * steps + (steps - 1 - i - t if REVERSE else i + t)
             in_l = at < l
-            dt = _time_step(_load(delta, row, d, at, in_e & in_l) + bias, SOFTPLUS)
+            dt = _time_step(_load(delta, row, d, at, in_e & in_l) + bias, in_e & in_l, SOFTPLUS)
             decay = _decay(dt, A2, in_tile & in_l)
             x_t, B_t = _load(x, row, d, at, in_e & in_l), _load(B, row, n, at, in_s & in_l)
             if HAS_Z:
                 x_t *= _silu(_load(z, row, d, at, in_e & in_l))
             if REVERSE:
-                h = decay * (h + x_t[None, :] * B_t[:, None])
+                h = decay * (h + _outer(B_t, x_t, in_tile))
             else:
-                h = decay * h + (dt * x_t)[None, :] * B_t[:, None]
-            total += tl.where(in_l, dt, 0.0)
+                h = decay * h + _outer(B_t, dt * x_t, in_tile)
+            total += dt
     at_segment = row * tl.num_programs(1) + segment
     tl.store(ends + at_segment * s * e + n[:, None] * e + d[None, :], h, mask=in_tile)
     tl.store(totals + at_segment * e + d, total, mask=in_e)
@@ -231,10 +239,10 @@ def _backward(
         for t in tl.static_range(CHUNK):  # forward once more
             at, mask = start + t, in_e & (start + t < l)
             u_t, raw = _load(u, row, d, at, mask), _load(delta, row, d, at, mask) + bias
-            dt, grad_o = _time_step(raw, SOFTPLUS), _load(grad_y, row, d, at, mask)
+            dt, grad_o = _time_step(raw, mask, SOFTPLUS), _load(grad_y, row, d, at, mask)
             decay = _decay(dt, A2, in_tile & (at < l))
             before = h
-            h = decay * h + (dt * u_t)[None, :] * _load(B, row, n, at, in_s & (at < l))[:, None]
+            h = decay * h + _outer(_load(B, row, n, at, in_s & (at < l)), dt * u_t, in_tile)
             if HAS_Z:
                 z_t = _load(z, row, d, at, mask)
                 gate = _sigmoid(z_t)
@@ -251,7 +259,7 @@ def _backward(
             before, h, dt, grad_o = kept[t]
             u_t = _load(u, row, d, at, mask)
             B_t, C_t = _load(B, row, n, at, in_s & (at < l)), _load(C, row, n, at, in_s & (at < l))
-            g = C_t[:, None] * grad_o[None, :] + carry  # dL/dh
+            g = _outer(C_t, grad_o, in_tile) + carry  # dL/dh
             at_sums = ((block.to(tl.int64) * b + row) * l + at) * s + n
             tl.store(sums_B + at_sums, tl.sum(g * (dt * u_t)[None, :], 1), mask=in_s & (at < l))
             tl.store(sums_C + at_sums, tl.sum(h * grad_o[None, :], 1), mask=in_s & (at < l))

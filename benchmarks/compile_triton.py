@@ -27,16 +27,16 @@ FP32 = {"A2", "D", "delta_bias", "states", "starts", "carries", "sums_B", "sums_
 REGISTERS, WARPS = 65536, 64  # of a multiprocessor of an A100 or H100
 
 
-def source(kernel, state_size, dtype):
-    """A kernel with all its optional inputs, as it is launched for tensors of this dtype and memory (b, l, k)."""
-    sizes = scan._programs(torch.empty(128, 128, 324, device="meta"), state_size, 2)[0]
+def source(kernel, state_size, dtype, channels, everything):
+    """A kernel, with all its optional inputs or none, as it is launched for tensors of this dtype in (b, l, k) memory."""
+    sizes = scan._programs(torch.empty(128, channels, 324, device="meta"), state_size, 2)[0]
     warps = sizes.pop("num_warps")
-    constants = {"CHUNK": scan.CHUNK, "GROUP": scan.GROUP, "REVERSE": True, "e": 128, "s": state_size, **sizes}
+    constants = {"CHUNK": scan.CHUNK, "GROUP": scan.GROUP, "e": channels, "s": state_size, **sizes}
     signature, values = {}, {}
     for index, parameter in enumerate(kernel.params):
         name = parameter.name
         if parameter.is_constexpr:
-            signature[name], values[(index,)] = "constexpr", constants.get(name, True)
+            signature[name], values[(index,)] = "constexpr", constants.get(name, everything)
         elif name in LENGTHS | FP32:
             signature[name] = f"*{dtype if name in LENGTHS else 'fp32'}"
         elif name in ("u_e", "delta_e", "B_s", "C_s", "z_e", "x_e", "grad_y_e"):
@@ -64,6 +64,8 @@ def main():
     parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--kernels", nargs="+", default=["forward", "segment_ends", "chain_segments", "backward"])
     parser.add_argument("--states", type=int, nargs="+", default=[1, 8, 16, 64])
+    parser.add_argument("--channels", type=int, default=128)
+    parser.add_argument("--nothing_optional", action="store_true", help="without D, z, delta_bias, softplus, segments")
     args = parser.parse_args()
     print("| kernel | sm | dtype | state size | warps | registers | stack bytes | instructions | programs per SM |")
     print("|---|---|---|---|---|---|---|---|---|")
@@ -71,7 +73,7 @@ def main():
         for capability in args.capabilities:
             for dtype in args.dtypes:
                 for state_size in args.states:
-                    code, warps = source(kernel, state_size, dtype)
+                    code, warps = source(kernel, state_size, dtype, args.channels, not args.nothing_optional)
                     target = GPUTarget("cuda", capability, 32)
                     compiled = triton_compile(code, target=target, options={"num_warps": warps})
                     registers, stack, instructions = report(compiled)

@@ -47,7 +47,7 @@ def outputs_and_grads(inputs, implementation, dtype=None, delta_softplus=True, g
     y = selective_scan(**leaves, delta_softplus=delta_softplus, scan_implementation=implementation)
     if grad_y is None:
         grad_y = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).reshape(y.shape).cos()
-    y.backward(grad_y.to(y.dtype))
+    y.backward(grad_y.to(y))
     leaves = {name: x for name, x in leaves.items() if x is not None}
     # without any step the reference never touches some inputs
     grads = {f"grad of {name}": torch.zeros_like(x) if x.grad is None else x.grad for name, x in leaves.items()}
