@@ -28,7 +28,7 @@ REGISTERS, WARPS = 65536, 64  # of a multiprocessor of an A100 or H100
 
 
 def source(kernel, state_size, dtype, channels, everything):
-    """A kernel, with all its optional inputs or none, as it is launched for tensors of this dtype in (b, l, k) memory."""
+    """A kernel, with all its optional inputs or none, as it is launched for tensors in (b, l, k) memory."""
     sizes = scan._programs(torch.empty(128, channels, 324, device="meta"), state_size, 2)[0]
     warps = sizes.pop("num_warps")
     constants = {"CHUNK": scan.CHUNK, "GROUP": scan.GROUP, "e": channels, "s": state_size, **sizes}
