@@ -37,7 +37,7 @@ from .clean_room import add_reports, check_checkpoint
 from .configuration_hf_mamba import HFMambaConfig
 from .packed_sequence import PackedSequence, as_mask, block_diagonal, pool, take_positions
 from .rms_norm import RMSNorm
-from .selective_scan import resolve_scan_implementation, selective_scan
+from .selective_scan import check_scan_implementation, resolve_scan_implementation, selective_scan
 from .self_attention import HFMambaAttention
 from .time_step_projection import TimeStepProjection
 
@@ -298,7 +298,7 @@ class HFMambaModel(HFMambaPreTrainedModel):
 
     def __init__(self, config: HFMambaConfig, scan_implementation="auto"):
         super().__init__(config)
-        resolve_scan_implementation(scan_implementation, torch.device("cpu"))
+        check_scan_implementation(scan_implementation)
         self.embeddings = HFMambaEmbeddings(config)
         hierarchical = config.fusion == "hierarchical"
         self.text_stack = HFMambaStack(config, config.num_text_layers, scan_implementation) if hierarchical else None

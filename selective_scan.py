@@ -1,7 +1,8 @@
 """
 The recurrence of a Mamba block: Eq. 5 of the HF-Mamba paper with Δ, B and C read off the input ("selective scan",
 Gu and Dao, 2023). One interface, `selective_scan`; a reference to check against the equation; the dispatcher. The path
-for any device and dtype is in selective_scan_torch.py, the CPU kernel in selective_scan_numba.py.
+for any device and dtype is in selective_scan_torch.py, the CPU kernel in selective_scan_numba.py, the GPU kernel in
+selective_scan_triton.py.
 
 Glossary (logical shapes are those of mamba_ssm's `selective_scan_fn`; memory may be transposed (b, l, e) views):
     b: rows of the batch     u:     (b, e, l)  input, i_t in the paper     A: (e, s)     real diagonal, one per channel
@@ -23,6 +24,7 @@ import torch
 import torch.nn.functional as F
 
 from .cpu_kernels import KERNEL_SOURCES, is_plain_eager, say_that_numba_is_missing, why_not_numba
+from .gpu_kernels import LARGEST_STATE, TRITON_CHUNK, TRITON_SOURCES, triton_backward, triton_forward, why_not_triton
 from .selective_scan_torch import CHUNK, TORCH_SOURCE, like, state_dtype, torch_backward, torch_forward
 
 
@@ -38,7 +40,7 @@ except Exception:
     NUMBA_CHUNK = numba_forward = numba_backward = None
 
 
-SCAN_IMPLEMENTATIONS = ("auto", "reference", "torch", "numba", "mamba_ssm")
+SCAN_IMPLEMENTATIONS = ("auto", "reference", "torch", "numba", "triton", "mamba_ssm")
 _SHAPES = {"u": "bel", "delta": "bel", "A": "es", "B": "bsl", "C": "bsl", "D": "e", "z": "bel", "delta_bias": "e"}
 
 
@@ -58,7 +60,7 @@ def selective_scan(
         B, C: shape (b, s, l)
         D, delta_bias: shape (e,), optional
         delta_softplus: Δ = softplus(delta + delta_bias) rather than delta + delta_bias
-        scan_implementation: "auto", "reference", "torch", "numba" or "mamba_ssm", see `resolve_scan_implementation`
+        scan_implementation: one of SCAN_IMPLEMENTATIONS, see `resolve_scan_implementation`
 
     Returns:
         y, shape (b, e, l), in u's dtype. The state is at least fp32, float64 if any of u, delta, A, B, C is.
@@ -74,6 +76,8 @@ def selective_scan(
     if implementation == "mamba_ssm":
         if u.numel() > 0 and A.shape[1] <= 256:  # what its kernel can do
             return _scan_with_mamba_ssm(*tensors, delta_softplus)
+        implementation = "torch"
+    if implementation == "triton" and A.shape[1] > LARGEST_STATE:
         implementation = "torch"
     # An exported program is for inference, and kept states, one every so many steps, would pin its length.
     needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
@@ -93,46 +97,71 @@ def resolve_scan_implementation(scan_implementation, device, dtype=torch.float32
 
     | scan_implementation | on CUDA | on CPU | elsewhere |
     |---|---|---|---|
-    | "auto" | mamba_ssm if it can be imported, else torch | numba if it works, else torch | torch |
+    | "auto" | the first that works: mamba_ssm, triton, torch | numba if it works, else torch | torch |
     | "numba" | torch | numba | torch |
+    | "triton" | triton | ValueError, but triton with TRITON_INTERPRET=1, a slow one for tests | ValueError |
     | "mamba_ssm" | mamba_ssm | ValueError | ValueError |
     | "torch", "reference" | the same | the same | the same |
 
-    In float64 it is torch where this says numba or mamba_ssm: their states are fp32.
+    In float64 it is torch where this says numba, triton or mamba_ssm: their states are fp32.
 
     Raises:
-        ValueError: an unknown name, or "mamba_ssm" or "numba" where it can't run.
+        ValueError: an unknown name, or "mamba_ssm", "triton" or "numba" where it can't run.
     """
-    if scan_implementation not in SCAN_IMPLEMENTATIONS:
-        choices = ", ".join(map(repr, SCAN_IMPLEMENTATIONS))
-        raise ValueError(f"scan_implementation is {scan_implementation!r}; choose one of {choices}")
+    check_scan_implementation(scan_implementation)
     device_type = torch.device(device).type
-    if scan_implementation == "mamba_ssm" and mamba_ssm_selective_scan is None:
-        raise ValueError(
-            "scan_implementation is 'mamba_ssm', but mamba_ssm can't be imported; install it with "
-            "`pip install --no-build-isolation mamba-ssm` on a CUDA machine, or choose 'auto'"
-        )
     if scan_implementation == "mamba_ssm" and device_type != "cuda":
         raise ValueError(
             f"scan_implementation is 'mamba_ssm', which runs on CUDA only, but the tensors are on {device}; move the "
             "model and its inputs to CUDA, or choose 'auto'"
+        )
+    if scan_implementation == "triton" and why_not_triton(device_type) is not None:
+        raise ValueError(
+            f"scan_implementation is 'triton', but it can't be used on {device} ({why_not_triton(device_type)}); move "
+            "the model and its inputs to CUDA on a machine where Triton works, or choose 'auto'"
+        )
+    if scan_implementation in ("reference", "torch"):
+        return scan_implementation
+    if dtype == torch.float64:
+        return "torch"
+    if scan_implementation == "triton":
+        return "triton"
+    if device_type == "cuda" and scan_implementation != "numba":
+        if mamba_ssm_selective_scan is not None:
+            return "mamba_ssm"
+        return "triton" if why_not_triton(device_type) is None else "torch"
+    if device_type == "cpu" and why_not_numba() is None:
+        return "numba"
+    if device_type == "cpu" and not torch.compiler.is_compiling():  # which can't trace a logger
+        say_that_numba_is_missing()
+    return "torch"
+
+
+def check_scan_implementation(scan_implementation):
+    """
+    What can be said before it is known where the tensors will be: a model may be made on CPU and moved to CUDA later.
+
+    Raises:
+        ValueError: an unknown name, or one of a kernel that can't be imported.
+    """
+    if scan_implementation not in SCAN_IMPLEMENTATIONS:
+        choices = ", ".join(map(repr, SCAN_IMPLEMENTATIONS))
+        raise ValueError(f"scan_implementation is {scan_implementation!r}; choose one of {choices}")
+    if scan_implementation == "mamba_ssm" and mamba_ssm_selective_scan is None:
+        raise ValueError(
+            "scan_implementation is 'mamba_ssm', but mamba_ssm can't be imported; install it with "
+            "`pip install --no-build-isolation mamba-ssm` on a CUDA machine, or choose 'auto'"
         )
     if scan_implementation == "numba" and why_not_numba() is not None:
         raise ValueError(
             f"scan_implementation is 'numba', but it can't be used ({why_not_numba()}); `pip install numba`, or "
             "choose 'auto'"
         )
-    if scan_implementation in ("reference", "torch"):
-        return scan_implementation
-    if dtype == torch.float64:
-        return "torch"
-    if device_type == "cuda" and mamba_ssm_selective_scan is not None and scan_implementation != "numba":
-        return "mamba_ssm"
-    if device_type == "cpu" and why_not_numba() is None:
-        return "numba"
-    if device_type == "cpu" and not torch.compiler.is_compiling():  # which can't trace a logger
-        say_that_numba_is_missing()
-    return "torch"
+    if scan_implementation == "triton" and triton_forward is None:
+        raise ValueError(
+            f"scan_implementation is 'triton', but it can't be used ({why_not_triton('cuda')}); install it with `pip "
+            "install triton` on a machine with a GPU, or choose 'auto'"
+        )
 
 
 def _scan_with_mamba_ssm(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
@@ -206,6 +235,8 @@ def _kernel(implementation):
     """Its forward and backward. A program that was exported where Numba works may run where it doesn't."""
     if implementation == "numba" and why_not_numba() is None:
         return numba_forward, numba_backward
+    if implementation == "triton":
+        return triton_forward, triton_backward
     return torch_forward, torch_backward
 
 
@@ -216,7 +247,7 @@ _INPUTS += "bool delta_softplus, str implementation"
 def _source_hash():
     """Of the files that decide what the operators compute."""
     digest = hashlib.sha256()
-    for path in (__file__, TORCH_SOURCE, *KERNEL_SOURCES):
+    for path in (__file__, TORCH_SOURCE, *KERNEL_SOURCES, *TRITON_SOURCES):
         digest.update(Path(path).read_bytes() if Path(path).is_file() else str(path).encode())
     return digest.hexdigest()[:12]
 
@@ -241,9 +272,11 @@ def _register_op(name, schema, function, fake, backward=None, setup_context=None
 
 
 def _kernel_for(inputs):
-    """An exported program may have been moved to another device, or to a machine without Numba."""
-    implementation = inputs[-1]
-    if inputs[0].device.type != "cpu":
+    """An exported program may have been moved to another device, or to a machine without Numba or Triton."""
+    implementation, device_type = inputs[-1], inputs[0].device.type
+    if implementation == "numba" and device_type != "cpu":
+        implementation = "torch"
+    if implementation == "triton" and why_not_triton(device_type) is not None:
         implementation = "torch"
     return _kernel(implementation)
 
@@ -262,7 +295,7 @@ def _training(*inputs):
 
 def _training_fake(u, delta, A, B, C, *others):
     (b, e, l), s = u.shape, A.shape[1]
-    chunk = NUMBA_CHUNK if others[-1] == "numba" else CHUNK
+    chunk = {"numba": NUMBA_CHUNK, "triton": TRITON_CHUNK}.get(others[-1], CHUNK)
     states = u.new_empty(b, (l + chunk - 1) // chunk, s, e, dtype=state_dtype(u, delta, A, B, C))
     return like(u), states
 

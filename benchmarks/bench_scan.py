@@ -4,12 +4,13 @@ The scan against others' scans, taking turns in one run; prints a Markdown table
     python benchmarks/bench_scan.py --threads 1
     MAMBA_SKIP_CUDA_BUILD=TRUE pip download mamba-ssm==2.3.2.post1 --no-deps --no-binary :all: --no-build-isolation
     python benchmarks/bench_scan.py --threads 1 --mamba_ssm_source mamba_ssm-2.3.2.post1.tar.gz
+    python benchmarks/bench_scan.py --device cuda       # Triton's kernel, and mamba_ssm's if it can be imported
 
 Peers: transformers' eager scan; mambapy's parallel scan if it can be imported (`pip install mambapy`); the pure-Python
 `selective_scan_ref` of mamba_ssm, read out of its source distribution. Peers run only where they end in reasonable
 time: the backward pass of transformers' eager scan is quadratic in length. Errors are the largest of y and of all
-gradients against float64, relative to the largest value. Peak memory is what torch's CPU allocator held at once beyond
-inputs and dL/dy, counted by its profiler in a run of its own.
+gradients against float64, relative to the largest value. Peak memory is what torch's allocator held at once beyond
+inputs and dL/dy, counted in a run of its own.
 """
 
 import argparse
@@ -38,9 +39,11 @@ CASES = [
     (32, 211, True, ALL),
     (128, 324, True, NO_TRANSFORMERS),
 ]
+CUDA_CASES = [(b, l, backward, ()) for backward in (False, True) for b, l in ((128, 324), (8, 4096), (1, 65536))]
+OURS = ["triton", "numba", "torch", "mamba_ssm", "reference"]  # by selective_scan; the first that runs is the measure
 
 
-def make_inputs(batch, length, requires_grad):
+def make_inputs(batch, length, requires_grad, device):
     """u, delta, A, B, C, D, z, delta_bias as the model passes them: views of (b, l, k) memory."""
     generator = torch.Generator().manual_seed(0)
 
@@ -51,7 +54,7 @@ def make_inputs(batch, length, requires_grad):
     u, delta, z = (randn(batch, length, CHANNELS).transpose(1, 2) for _ in range(3))
     B, C = (randn(batch, length, STATE_SIZE).transpose(1, 2) for _ in range(2))
     inputs = (u, delta, A, B, C, randn(CHANNELS), z, randn(CHANNELS) - 4)
-    return [x.requires_grad_(requires_grad) for x in inputs]
+    return [x.to(device).requires_grad_(requires_grad) for x in inputs]
 
 
 def mambapy_scan(pscan):
@@ -82,16 +85,18 @@ def mamba_ssm_reference(source):
     return lambda *inputs: namespace["selective_scan_ref"](*inputs, True)
 
 
-def scans_by_name(mamba_ssm_source):
-    """Ours that can run here, then the peers."""
+def scans_by_name(mamba_ssm_source, device):
+    """Those that `selective_scan` can run there, then, on CPU, the peers."""
     scans = {}
     for name in SCAN_IMPLEMENTATIONS:
         try:
-            if name != "auto" and resolve_scan_implementation(name, "cpu") == name:
+            if name != "auto" and resolve_scan_implementation(name, device) == name:
                 scans[name] = lambda *x, name=name: selective_scan(*x, True, scan_implementation=name)
         except ValueError:
             continue  # it can't run here
-    scans = dict(sorted(scans.items(), key=lambda item: ["numba", "torch", "reference"].index(item[0])))
+    scans = dict(sorted(scans.items(), key=lambda item: OURS.index(item[0])))
+    if device == "cuda":
+        return scans
     scans["transformers"] = lambda *x: mamba_selective_scan(*x, True)
     try:
         from mambapy.pscan import pscan
@@ -134,7 +139,12 @@ def interleaved_medians(scans, inputs, grad_y, repeats):
 
 
 def peak_mebibytes(scan, inputs, grad_y):
-    """The largest running sum of the allocator's events."""
+    """The largest running sum of the allocator's events, which on CUDA it keeps itself."""
+    if inputs[0].is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run(scan, inputs, grad_y)
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run(scan, inputs, grad_y)
     held = peak = 0
@@ -158,7 +168,9 @@ def largest_error(scan, inputs, grad_y):
 
 
 def clock():
-    """Seconds: of the clock on the wall or, with --cpu_time, of this process on a processor."""
+    """Seconds: of the clock on the wall, all kernels done, or, with --cpu_time, of this process on a processor."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     return time.process_time() if cpu_time else time.perf_counter()
 
 
@@ -167,6 +179,7 @@ cpu_time = False
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="torch's intra-op threads")
     parser.add_argument("--repeats", type=int, default=7, help="timed turns of each scan, after two to warm up")
     parser.add_argument("--mamba_ssm_source", help="mamba_ssm's source distribution, a .tar.gz")
@@ -176,24 +189,26 @@ def main():
     global cpu_time
     cpu_time = args.cpu_time
     torch.set_num_threads(args.threads)
-    scans = scans_by_name(args.mamba_ssm_source)
+    scans = scans_by_name(args.mamba_ssm_source, args.device)
     ours = next(iter(scans))
-    print(f"{args.threads} thread(s), e = {CHANNELS}, s = {STATE_SIZE}, fp32, torch {torch.__version__}")
+    where = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} thread(s)"
+    print(f"{where}, e = {CHANNELS}, s = {STATE_SIZE}, fp32, torch {torch.__version__}")
     print("processor time\n" if args.cpu_time else "")
     print(f"| (batch, length) | scan | ms | over {ours} | error | peak MiB |\n|---|---|---|---|---|---|")
-    for batch, length, backward, peers in CASES:
+    for batch, length, backward, peers in CUDA_CASES if args.device == "cuda" else CASES:
         if batch > args.largest_batch:
             continue
-        inputs = make_inputs(batch, length, backward)
-        grad_y = torch.randn(batch, length, CHANNELS).transpose(1, 2) if backward else None
-        small = batch * length < 4000
-        skipped = {*ALL} - {*peers} | (set() if small else {"reference"})
+        inputs = make_inputs(batch, length, backward, args.device)
+        grad_y = torch.randn(batch, length, CHANNELS, device=args.device).transpose(1, 2) if backward else None
+        skipped = set() if batch * length < 4000 else {"reference"}
+        if args.device == "cpu":
+            skipped |= {*ALL} - {*peers}
         chosen = {name: scan for name, scan in scans.items() if name not in skipped}
         median = interleaved_medians(chosen, inputs, grad_y, args.repeats)
         for name, scan in chosen.items():
             cells = [f"({batch}, {length}) {'forward + backward' if backward else 'forward'}", name]
             cells += [f"{median[name]:.2f}", f"{median[name] / median[ours]:.1f}"]
-            if name in ("numba", "torch") or median[name] < 500:  # a trace of more fills the memory
+            if name in ("triton", "numba", "torch") or median[name] < 500:  # a trace of more fills the memory
                 cells += [f"{largest_error(scan, inputs, grad_y):.0e}", f"{peak_mebibytes(scan, inputs, grad_y):.0f}"]
             else:
                 cells += ["-", "-"]

@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
 from hf_mamba.cpu_kernels import say_that_numba_is_missing, why_not_numba
-from hf_mamba.selective_scan import CHUNK, resolve_scan_implementation, selective_scan
+from hf_mamba.selective_scan import (
+    CHUNK,
+    check_scan_implementation,
+    resolve_scan_implementation,
+    selective_scan,
+)
 
 
 scan_module = importlib.import_module("hf_mamba.selective_scan")
@@ -42,7 +47,7 @@ def outputs_and_grads(inputs, implementation, dtype=None, delta_softplus=True, g
     y = selective_scan(**leaves, delta_softplus=delta_softplus, scan_implementation=implementation)
     if grad_y is None:
         grad_y = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).reshape(y.shape).cos()
-    y.backward(grad_y.to(y.dtype))
+    y.backward(grad_y.to(y))
     leaves = {name: x for name, x in leaves.items() if x is not None}
     # without any step the reference never touches some inputs
     grads = {f"grad of {name}": torch.zeros_like(x) if x.grad is None else x.grad for name, x in leaves.items()}
@@ -381,7 +386,7 @@ def copy_of_the_scan(folder, name, change=("", "")):
     folder = folder / name
     folder.mkdir()
     for path in Path(scan_module.__file__).parent.glob("*.py"):
-        if path.name.startswith(("selective_scan", "vectors_numba", "block_numba", "cpu_kernels")):
+        if path.name.startswith(("selective_scan", "vectors_numba", "block_numba", "cpu_kernels", "gpu_kernels")):
             (folder / path.name).write_text(path.read_text("utf-8").replace(*change), "utf-8")
     (folder / "__init__.py").touch()
     spec = importlib.util.spec_from_file_location(name, folder / "__init__.py")
@@ -430,9 +435,26 @@ def test_what_auto_runs(monkeypatch, caplog):
     with pytest.raises(ValueError, match="CUDA only"):
         selective_scan(**make_inputs(), scan_implementation="mamba_ssm")
     monkeypatch.setattr(scan_module, "mamba_ssm_selective_scan", None)
+    monkeypatch.setattr(scan_module, "why_not_triton", lambda _: None)
+    assert resolve_scan_implementation("auto", torch.device("cuda")) == "triton"
+    assert resolve_scan_implementation("auto", torch.device("cuda"), torch.float64) == "torch"
+    assert resolve_scan_implementation("auto", "cpu") == "numba"
+    monkeypatch.setattr(scan_module, "why_not_triton", lambda _: "it doesn't work")
     assert resolve_scan_implementation("auto", torch.device("cuda")) == "torch"
     with pytest.raises(ValueError, match="pip install"):
         resolve_scan_implementation("mamba_ssm", torch.device("cuda"))
+
+
+@pytest.mark.parametrize("name, kernel", [("mamba_ssm", "mamba_ssm_selective_scan"), ("triton", "triton_forward")])
+def test_a_kernel_for_cuda_is_refused_where_it_is_missing_or_the_tensors_are_on_cpu(name, kernel, monkeypatch):
+    monkeypatch.setattr(scan_module, kernel, lambda *_: pytest.fail("reached by CPU tensors"))
+    monkeypatch.setattr(scan_module, "why_not_triton", lambda device: f"not for {device}")
+    check_scan_implementation(name)  # a model may be made on CPU, and moved then
+    with pytest.raises(ValueError, match=f"'{name}'.* on cpu.*move the model"):
+        selective_scan(**make_inputs(), scan_implementation=name)
+    monkeypatch.setattr(scan_module, kernel, None)
+    with pytest.raises(ValueError, match=f"'{name}'.*pip install"):
+        check_scan_implementation(name)
 
 
 def test_without_numba_auto_is_torch_and_says_so_once(monkeypatch, caplog):
@@ -470,7 +492,7 @@ def test_mamba_ssm_gets_what_its_kernel_wants(monkeypatch):
 
 
 def test_unknown_implementation_lists_the_choices():
-    with pytest.raises(ValueError, match="'fast'.*'auto', 'reference', 'torch', 'numba', 'mamba_ssm'"):
+    with pytest.raises(ValueError, match="'fast'.*'auto', 'reference', 'torch', 'numba', 'triton', 'mamba_ssm'"):
         selective_scan(**make_inputs(), scan_implementation="fast")
 
 
