@@ -1,6 +1,5 @@
 """Every recipe of the project starts, trains two steps and evaluates; those of the paper differ where they should."""
 
-import gc
 import json
 from pathlib import Path
 
@@ -12,6 +11,8 @@ from hf_mamba import run_classification
 from hf_mamba.classification.arguments import RECIPES_FOLDER, find_recipe, own_recipes, read_recipe
 from hf_mamba.classification.builtin_data import write_builtin_posts
 
+
+pytestmark = pytest.mark.usefixtures("quick_collections")
 
 # What a recipe asks for, in small: the kinds and numbers of its layers stay its own
 SMALL = {
@@ -42,15 +43,6 @@ OWN_FLAGS = {
 }
 PAPER = [(data, row) for data in ("twitter", "yelp") for row in OWN_FLAGS]
 MEASURED = {"paper/twitter_text_15", "paper/twitter_text_64", "paper/yelp_text_ny"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_collections():
-    """Every run collects garbage twice, which among all that the libraries hold takes as long as the run itself."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
