@@ -211,10 +211,8 @@ def test_a_pretrained_model_stays_one(posts, pretrained, tmp_path):
 
 
 def test_its_texts_are_collapsed_and_cut():
-    tokenizer = build_wordpiece_tokenizer(["[PAD]", "[UNK]", "a", "b"], max_length=24)
-    processor = TextProcessor(tokenizer, 3)
-    batch = processor([" a \0 b ", "a b a b"])
-    assert batch["input_ids"].shape == (2, 3) and batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
+    texts, settings = TextProcessor(lambda texts, **settings: (texts, settings), 3)([" a \0\n b ", "a b"])
+    assert texts == ["a b", "a b"] and settings["max_length"] == 3 and settings["truncation"] and settings["padding"]
 
 
 def test_seeds_of_a_network_differ_and_what_counts_runs_once(posts, tmp_path):
