@@ -191,11 +191,7 @@ def load_everything(model_args, data_args, training_args):
     else:
         image_processor = new_image_processor(model_args, data_args)
     with training_args.main_process_first(desc="posts"):
-        if data_args.dataset_name in BUILTIN:
-            labels = BUILTIN[data_args.dataset_name]
-            folder = Path(training_args.output_dir).parent / f"builtin_posts_{labels}".removesuffix("_binary")
-            logger.info(f"The built-in posts are in {folder}, drawn there if they aren't yet.")
-            data_args.dataset_name = str(write_builtin_posts(folder, labels=labels))
+        draw_builtin_posts(data_args, training_args)
         posts = load_posts(
             data_args,
             seed=training_args.seed if data_args.split_seed is None else data_args.split_seed,
@@ -213,6 +209,15 @@ def load_everything(model_args, data_args, training_args):
         logger.info(f"Class weights: {model.config.class_weights or 'none'}")
     choose_best_by(posts.problem_type, training_args)
     return posts, processor, model
+
+
+def draw_builtin_posts(data_args, training_args):
+    """Puts the folder of the built-in posts in the place of their name, drawn there if they aren't yet."""
+    if data_args.dataset_name in BUILTIN:
+        labels = BUILTIN[data_args.dataset_name]
+        folder = Path(training_args.output_dir).parent / f"builtin_posts_{labels}".removesuffix("_binary")
+        logger.info(f"The built-in posts are in {folder}, drawn there if they aren't yet.")
+        data_args.dataset_name = str(write_builtin_posts(folder, labels=labels))
 
 
 def check_all_images(posts, data_args, training_args):
@@ -310,7 +315,8 @@ def build_trainer(posts, processor, model, metrics, training_args):
 
 def train(trainer, posts, checkpoint):
     """Trains (from `checkpoint` if there is one) and saves the model, its processor and its code."""
-    logger.info(trainer.model.describe_scan())
+    if hasattr(trainer.model, "describe_scan"):  # a baseline's network has none
+        logger.info(trainer.model.describe_scan())
     if checkpoint is not None and had_stopped(checkpoint):
         trainer.args.num_train_epochs, trainer.args.max_steps = 0, -1
     result = trainer.train(resume_from_checkpoint=checkpoint)

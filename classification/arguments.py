@@ -227,20 +227,24 @@ class _Parser(HfArgumentParser):
         raise ValueError(f"{message}. `run_classification.py --help` lists the flags.")
 
 
-def parse_arguments(argv):
+def parse_arguments(argv, more=()):
     """
     Reads `[recipe] [--flag value ...]`.
 
+    Args:
+        argv: the command line
+        more: dataclasses of further flags, of a command that has some
+
     Returns:
-        ModelArguments, DataArguments, ClassificationTrainingArguments, and the effective recipe, a dict to be saved so
-        that the run repeats from it.
+        ModelArguments, DataArguments, ClassificationTrainingArguments, what `more` adds, and the effective recipe, a
+        dict to be saved so that the run repeats from it.
 
     Raises:
         ValueError, FileNotFoundError: a recipe that is missing, malformed or has a key that is no flag; a flag with a
             value that it can't have.
     """
     parser = _Parser(
-        (ModelArguments, DataArguments, ClassificationTrainingArguments),
+        (ModelArguments, DataArguments, ClassificationTrainingArguments, *more),
         prog="run_classification.py",
         usage="%(prog)s [recipe.yaml] [--flag value ...]",
         description="Trains, evaluates and applies HF-Mamba. The recipe is read first, then the flags.",
@@ -248,7 +252,7 @@ def parse_arguments(argv):
     argv = list(argv)
     if argv and not argv[0].startswith("-"):
         path = find_recipe(argv[0])
-        recipe_argv = as_argv(read_recipe(path))
+        recipe_argv = as_argv(read_recipe(path, more=more))
         try:
             parser.parse_known_args(recipe_argv)
         except ValueError as error:
@@ -256,7 +260,10 @@ def parse_arguments(argv):
         argv = [*recipe_argv, *argv[1:]]  # what comes later wins
     arguments = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     recipe = effective_recipe(parser, argv, *arguments)
-    for arg in arguments[:2]:  # a recipe may name its data as $HF_MAMBA_DATA/...; what is saved keeps the name
+    for arg in (
+        *arguments[:2],
+        *arguments[3:],
+    ):  # a recipe may name its data as $HF_MAMBA_DATA/...; what is saved keeps the name
         for f in dataclasses.fields(arg):
             if isinstance(value := getattr(arg, f.name), str):
                 setattr(arg, f.name, expand_variables(f.name, value))
@@ -282,7 +289,7 @@ def expand_variables(flag, value):
     return value
 
 
-def effective_recipe(parser, argv, model_args, data_args, training_args):
+def effective_recipe(parser, argv, model_args, data_args, training_args, *more):
     """
     What repeats the run: every flag of ours with the value it has, defaults too (they may change between versions),
     and of transformers' own flags those that the recipe or the command line set.
@@ -290,7 +297,9 @@ def effective_recipe(parser, argv, model_args, data_args, training_args):
     ours = [f.name for f in dataclasses.fields(training_args) if f.name in type(training_args).__annotations__]
     given = [action.dest for action in parser._actions if set(action.option_strings) & {a.split("=")[0] for a in argv}]
     ours = [name for name in ours if name not in _OF_THE_MACHINE]
-    recipe = {f.name: getattr(args, f.name) for args in (data_args, model_args) for f in dataclasses.fields(args)}
+    recipe = {
+        f.name: getattr(args, f.name) for args in (data_args, model_args, *more) for f in dataclasses.fields(args)
+    }
     for name in [*ours, "seed", *given]:
         if name not in recipe and name not in _NOT_IN_RECIPE:
             value = getattr(training_args, name)
@@ -323,7 +332,7 @@ def own_recipes():
     return [path.with_suffix("").as_posix() for path in sorted(recipes, key=lambda path: (len(path.parts), path))]
 
 
-def read_recipe(path, _seen=()):
+def read_recipe(path, _seen=(), more=()):
     """The recipe at `path` as a flat dict, with what it inherits through `base:`."""
     path = Path(path)
     if path.resolve() in _seen:
@@ -337,9 +346,10 @@ def read_recipe(path, _seen=()):
     if not isinstance(recipe, dict):
         raise ValueError(f"Recipe {path} holds a {type(recipe).__name__}, but must map flag names to values.")
     base = recipe.pop("base", None)
+    known = all_flags(more)
     for key in recipe:
-        if key not in all_flags():
-            close = difflib.get_close_matches(str(key), all_flags(), n=1)
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else " `run_classification.py --help` lists the flags."
             raise ValueError(f"Recipe {path}: {key!r} is no flag.{hint}")
     if base is None:
@@ -347,10 +357,10 @@ def read_recipe(path, _seen=()):
     base_path = path.parent / str(base)
     if not base_path.is_file():
         raise FileNotFoundError(f"Recipe {path} has `base: {base}`, but there is no file {base_path}.")
-    return {**read_recipe(base_path, (*_seen, path.resolve())), **recipe}
+    return {**read_recipe(base_path, (*_seen, path.resolve()), more), **recipe}
 
 
-def all_flags():
-    """The name of every flag."""
-    classes = (ModelArguments, DataArguments, ClassificationTrainingArguments)
+def all_flags(more=()):
+    """The name of every flag, those of the dataclasses `more` too."""
+    classes = (ModelArguments, DataArguments, ClassificationTrainingArguments, *more)
     return [f.name for cls in classes for f in dataclasses.fields(cls)]

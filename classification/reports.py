@@ -177,9 +177,9 @@ def results_note(reports, posts, positive_label=None):
     return " ".join(notes)
 
 
-def summary(reports, *, num_parameters, posts, train_metrics, output_dir, positive_label=None):
-    """The run in a few lines, for the end of the log."""
-    lines = ["", f"HF-Mamba with {num_parameters:,} parameters; posts: {posts.counts()}"]
+def summary(reports, *, num_parameters, posts, train_metrics, output_dir, positive_label=None, name="HF-Mamba"):
+    """The run in a few lines, for the end of the log; `name` is that of the model."""
+    lines = ["", f"{name} with {num_parameters:,} parameters; posts: {posts.counts()}"]
     if posts.left_out():
         lines.append(f"Left out: {posts.left_out()}")
     if train_metrics:

@@ -1,5 +1,7 @@
 """A small set of built-in posts and a finished run on it, made once."""
 
+import gc
+
 import pytest
 from running import command
 
@@ -28,3 +30,12 @@ def finished(folder, tmp_path_factory):
     output_dir = tmp_path_factory.mktemp("run") / "finished"
     metrics = run_classification.main([*command(folder, output_dir)])
     return output_dir, metrics
+
+
+@pytest.fixture(scope="module")
+def quick_collections():
+    """Every run collects garbage twice, which among all that the libraries hold takes as long as a tiny run itself."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()

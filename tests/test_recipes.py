@@ -12,6 +12,8 @@ from hf_mamba.classification.arguments import RECIPES_FOLDER, find_recipe, own_r
 from hf_mamba.classification.builtin_data import write_builtin_posts
 
 
+pytestmark = pytest.mark.usefixtures("quick_collections")
+
 # What a recipe asks for, in small: the kinds and numbers of its layers stay its own
 SMALL = {
     "max_steps": 2,
