@@ -14,6 +14,7 @@ Every reader refuses what it doesn't know, naming file and line.
 import difflib
 import json
 import statistics
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from scipy import stats
 
 LEVEL = 0.95
 MEASURED_FILE, LATENCY_FILE, PAPER_FILE, ROWS_FILE = "measured.jsonl", "latency.jsonl", "paper.yaml", "rows.yaml"
-RESULTS_FOLDER = Path(__file__).parent.parent / "results"
+RESULTS_FOLDER = Path(__file__).resolve().parent.parent / "results"
 
 # The keys of a line of measured.jsonl. `scores` maps each metric to SCORE_KEYS, `groups` each group to such scores.
 MEASURED_KEYS = {
@@ -38,7 +39,7 @@ LATENCY_KEYS = {
 }  # fmt: skip
 
 _PAPER_KEYS = {"table", "data", "modality", "method", "figures", "ours", "row"}
-_TABLE_KEYS = {"title", "text", "rows", "reference", "metric", "verdicts"}
+_TABLE_KEYS = {"title", "short", "text", "rows", "reference", "posts_per_class"}
 _ROW_KEYS = {"label", "data", "method", "needs", "same_as", "config"}
 _NOTE_KEYS = {"title", "text", "possible_scores", "below_constant", "not_best"}
 _LINE = "__line__"
@@ -248,3 +249,45 @@ def welch(values, reference):
         return difference, difference, difference
     interval = stats.ttest_ind(values, reference, equal_var=False).confidence_interval(LEVEL)
     return difference, float(interval.low), float(interval.high)
+
+
+@dataclass
+class Ledger:
+    """
+    All of results/.
+
+    Args:
+        paper: of `read_paper`
+        words: of `read_rows`
+        measured: {(table, row): line of measured.jsonl}
+        latency: lines of latency.jsonl
+    """
+
+    paper: list[dict]
+    words: dict
+    measured: dict[tuple[str, str], dict]
+    latency: list[dict]
+
+
+def read_ledger(folder) -> Ledger:
+    """
+    Raises:
+        OSError, ValueError: a file is missing, malformed or names what the others don't know.
+    """
+    folder = Path(folder)
+    for name in (PAPER_FILE, ROWS_FILE):
+        if not (folder / name).is_file():
+            raise ValueError(
+                f"There is no {folder / name}: run this in a checkout, or give its results/ by --results."
+            )
+    words = read_rows(folder / ROWS_FILE)
+    measured = read_measured(folder / MEASURED_FILE, words)
+    latency = read_lines(folder / LATENCY_FILE, LATENCY_KEYS, "ledger.py --measure_latency")
+    known = words["tables"]["table4"]["rows"]
+    for number, line in enumerate(latency, start=1):
+        if line["row"] not in known:
+            where = f"{folder / LATENCY_FILE}, line {number}"
+            raise ValueError(f"{where}: table4 has no row {line['row']!r}{_meant(line['row'], known)}.")
+    return Ledger(
+        read_paper(folder / PAPER_FILE), words, {(row["table"], row["row"]): row for row in measured}, latency
+    )
