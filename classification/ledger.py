@@ -229,8 +229,8 @@ def cost_table(ledger, table):
         parameters = f"{count_parameters(paper_config(data, words[row]['config'])):,}"
         times = [f"{1000 * of_batch[b]['median_seconds']:,.1f}" if b in of_batch else "" for b in batches]
         cells.append([words[row]["label"], size, parameters, *times])
-    told = sorted({(x["repeats"], x["machine_kind"], x["commit"], x["date"]) for x in ledger.latency})
-    how = "; ".join(f"{repeats} repeats, {kind}, commit {commit}, {date}" for repeats, kind, commit, date in told)
+    told = sorted({(line["machine_kind"], line["commit"], line["date"]) for line in ledger.latency})
+    how = "; ".join(f"{kind}, commit {commit}, {date}" for kind, commit, date in told)
     return (
         "What a forward pass costs at the paper's settings (measured: one picture and as many words as the paper "
         f"reads, fp32, no gradients, median; the rows take turns): {how}.\n\n{markdown_table(cells)}"

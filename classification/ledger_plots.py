@@ -1,8 +1,8 @@
 """
-The ledger as a page of plots, results/ledger.png: a panel for each table of measured rows and each data set of the paper.
+The ledger as a page of plots, results/ledger.png: a panel for each table of measured rows and data set of the paper.
 
-One colour, one meaning: blue is measured by us, hollow black is printed by the paper, dashed grey is the majority class.
-"""  # noqa: E501
+One colour, one meaning: blue is measured by us, hollow black printed by the paper, dashed grey the majority class.
+"""
 
 import statistics
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from .extras import require
 
 
 MEASURED, PAPER, MAJORITY, TEXT = "#1f6fb4", "#222222", "#8a8a8a", "#222222"
-_WIDTH, _ROW, _FRAME = 14.0, 0.27, 0.95  # inches: the page, a row of a panel, and what is around its rows
+# Inches: the page, its head, a row of a panel, what is around its rows; room for labels left and figures right
+_WIDTH, _HEAD, _ROW, _FRAME, _LABELS, _FIGURES = 14.0, 0.85, 0.27, 1.0, 2.75, 1.2
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Dot:
     def told(self):
         """Its figures as text, on the right of the row."""
         if not self.values:
-            return _number(self.paper)
+            return _number(self.paper, 4)  # as printed
         sd = f" ± {_number(statistics.stdev(self.values))}" if len(self.values) > 1 else ""
         return f"{_number(self.mean)}{sd}"
 
@@ -70,8 +71,8 @@ class Panel:
         return _FRAME + _ROW * len(self.dots)
 
 
-def _number(value):
-    text = f"{value:.3f}"
+def _number(value, digits=3):
+    text = f"{value:.{digits}f}"
     return text[1:] if text.startswith("0.") else text
 
 
@@ -84,12 +85,20 @@ def measured_panel(ledger, table) -> Panel:
     dots = {}
     for row in order:
         score = run[row]["scores"][metric]
-        dots[row] = Dot(run[row]["what"], score["values"], score["seeds_low"], score["seeds_high"])
+        dots[row] = Dot(run[row]["what"], score["values"], *_ends(score, metric))
     majority = next((line["majority"] for line in run.values() if line["majority"] is not None), None)
     split = run[order[0]]["split"]
     axis = f"{metric.replace('_', ' ')} on {split} posts"
     title = words.get("short", words["title"])
     return Panel(title, list(dots.values()), axis, majority, dots.get(words.get("reference")))
+
+
+def _ends(score, metric):
+    """The interval over seeds, drawn no further than a score can go."""
+    low, high = score["seeds_low"], score["seeds_high"]
+    if low is None or metric == "rmse":
+        return low, high
+    return max(low, 0.0), min(high, 1.0)
 
 
 def paper_panel(ledger, table) -> Panel:
@@ -103,7 +112,7 @@ def paper_panel(ledger, table) -> Panel:
     metric = "accuracy" if "accuracy" in main[0]["figures"] else "total"
     others = [row for row in main if not row.get("ours")]
     best = max(others, key=lambda row: float(row["figures"][metric]))
-    dots = [Dot(f"best other method ({best['method']})", [], paper=float(best["figures"][metric]))]
+    dots = []
     shown = [row for row in ledger.paper if row.get("ours") and row["data"] == data]
     for row in shown:
         key = f"table{row['table']}"
@@ -111,10 +120,12 @@ def paper_panel(ledger, table) -> Panel:
         if row["table"] > 2 and "same_as" in of:
             continue  # the same run as the row of Table 1 or 2
         line = ledger.measured.get((key, row["row"]))
-        score = line["scores"]["accuracy"] if line else {"values": [], "seeds_low": None, "seeds_high": None}
+        score = line["scores"]["accuracy"] if line else None
         label = f"{of['label']} alone" if row["table"] == 3 else of["label"]
         figure = float(row["figures"].get(metric) or row["figures"]["accuracy"])
-        dots.append(Dot(label, score["values"], score["seeds_low"], score["seeds_high"], figure))
+        ours = (score["values"], *_ends(score, "accuracy")) if score else ([], None, None)
+        dots.append(Dot(label, *ours, figure))
+    dots.append(Dot(f"best other: {best['method']}", [], paper=float(best["figures"][metric])))
     posts = words[table].get("posts_per_class")
     title = words[table].get("short", words[table]["title"])
     return Panel(title, dots, "accuracy on test posts", max(posts) / sum(posts) if posts else None)
@@ -149,19 +160,19 @@ def draw_plots(ledger, path) -> None:
     from matplotlib.figure import Figure
 
     columns = in_columns(panels_of(ledger))
-    height = max(sum(panel.height for panel in column) for column in columns) + 0.9
+    height = max(sum(panel.height for panel in column) for column in columns) + _HEAD
     figure = Figure(figsize=(_WIDTH, height), dpi=110, facecolor="white")
     FigureCanvasAgg(figure)
+    box = _WIDTH / len(columns)
     for place, column in enumerate(columns):
-        top = 1 - 0.9 / height
+        top = height - _HEAD
         for panel in column:
-            box = _WIDTH / len(columns)
-            left = (place * box + 2.75) / _WIDTH
-            bottom = top - panel.height / height
-            inner = [left, bottom + 0.5 / height, (box - 2.75 - 1.25) / _WIDTH, (panel.height - _FRAME) / height]
-            draw_panel(figure.add_axes(inner), panel)
-            top = bottom
-    figure.text(0.02, 1 - 0.32 / height, "What was measured, and what the paper prints", fontsize=15, weight="bold")
+            top -= panel.height
+            inches = (place * box + _LABELS, top + 0.5, box - _LABELS - _FIGURES, panel.height - _FRAME)
+            draw_panel(figure.add_axes([inch / of for inch, of in zip(inches, (_WIDTH, height) * 2)]), panel)
+    figure.text(
+        0.02, 1 - 0.32 / height, "HF-Mamba: measured here, and printed by the paper", fontsize=15, weight="bold"
+    )
     legend(figure, height)
     figure.savefig(path)
 
@@ -192,7 +203,11 @@ def draw_panel(axes, panel: Panel) -> None:
     count = len(panel.dots)
     low, high = limits(panel)
     axes.set(xlim=(low, high), ylim=(count - 0.4, -0.6))
-    axes.set_title(panel.title, loc="left", fontsize=11.5, weight="bold", x=0, pad=6)
+    left = (-72 * (_LABELS - 0.28), 8)  # over the labels, so that long titles have the whole width
+    axes.annotate(
+        panel.title, (0, 1), xycoords="axes fraction", xytext=left, textcoords="offset points", fontsize=11.5,
+        weight="bold",
+    )  # fmt: skip
     axes.set_xlabel(panel.metric, fontsize=9, color=TEXT, labelpad=2)
     axes.set_yticks(range(count), [dot.label for dot in panel.dots], fontsize=9.5)
     axes.tick_params(axis="y", length=0, pad=6)
