@@ -13,6 +13,7 @@ from .extras import require
 MEASURED, PAPER, MAJORITY, TEXT = "#1f6fb4", "#222222", "#8a8a8a", "#222222"
 # Inches: the page, its head, a row of a panel, what is around its rows; room for labels left and figures right
 _WIDTH, _HEAD, _ROW, _FRAME, _LABELS, _FIGURES = 14.0, 0.85, 0.27, 1.0, 2.75, 1.2
+_LONGEST = 36  # characters of a label that have room there
 
 
 @dataclass
@@ -209,7 +210,8 @@ def draw_panel(axes, panel: Panel) -> None:
         weight="bold",
     )  # fmt: skip
     axes.set_xlabel(panel.metric, fontsize=9, color=TEXT, labelpad=2)
-    axes.set_yticks(range(count), [dot.label for dot in panel.dots], fontsize=9.5)
+    labels = [dot.label if len(dot.label) <= _LONGEST else f"{dot.label[: _LONGEST - 1]}…" for dot in panel.dots]
+    axes.set_yticks(range(count), labels, fontsize=9.5)
     axes.tick_params(axis="y", length=0, pad=6)
     axes.tick_params(axis="x", labelsize=8.5, color="#cccccc")
     axes.grid(axis="x", color="#e6e6e6", lw=0.8)
