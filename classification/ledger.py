@@ -10,13 +10,22 @@ writes them into latency.jsonl.
 """
 
 import argparse
+import functools
 import json
 import statistics
 from pathlib import Path
 
 from .command_line import run_command
 from .latency import count_parameters, latency_lines, paper_config
-from .ledger_rows import LATENCY_FILE, RESULTS_FOLDER, ROWS_FILE, read_ledger, welch
+from .ledger_rows import (
+    LATENCY_FILE,
+    MEASURED_FILE,
+    PAPER_FILE,
+    RESULTS_FOLDER,
+    ROWS_FILE,
+    read_ledger,
+    welch,
+)
 from .markdown import markdown_table
 from .possible_scores import explain, possible
 from .record import check_command, head_commit
@@ -175,7 +184,7 @@ def _ablation(ledger, table, rows, ours):
     cells = [["row", "data", "paper", "measured", "95 % over posts", "95 % over seeds", "seeds", "parameters"]]
     for row in rows:
         words, measured = ledger.words["tables"][table]["rows"][row["row"]], ours[row["row"]]
-        parameters = f"{count_parameters(paper_config(row['data'], words.get('config', {}))):,}"
+        parameters = _parameters(row["data"], words)
         told = ["not run", "", "", ""]
         if measured:
             score, parameters = measured["scores"]["accuracy"], f"{measured['parameters'] or 0:,}"
@@ -184,6 +193,16 @@ def _ablation(ledger, table, rows, ours):
         cells.append([words["label"], row["data"], figure, *told, parameters])
     notes = "Parameters of rows that were not run are counted from the paper's settings with 8,000 WordPiece tokens."
     return "\n\n".join(filter(None, [markdown_table(cells), notes, _not_run(ledger, table, rows, ours)]))
+
+
+def _parameters(data, words):
+    """How many parameters a row of the paper has, at the paper's settings."""
+    return f"{_count(data, tuple(words.get('config', {}).items())):,}"
+
+
+@functools.cache
+def _count(data, fields):
+    return count_parameters(paper_config(data, dict(fields)))
 
 
 def _not_run(ledger, table, rows, ours):
@@ -226,7 +245,7 @@ def cost_table(ledger, table):
     for (data, row), of_batch in found.items():
         one = next(iter(of_batch.values()))
         size = f"{one['text_tokens']} + {one['patches']} ({data})"
-        parameters = f"{count_parameters(paper_config(data, words[row]['config'])):,}"
+        parameters = _parameters(data, words[row])
         times = [f"{1000 * of_batch[b]['median_seconds']:,.1f}" if b in of_batch else "" for b in batches]
         cells.append([words[row]["label"], size, parameters, *times])
     told = sorted({(line["machine_kind"], line["commit"], line["date"]) for line in ledger.latency})
@@ -318,25 +337,29 @@ def _told(line, key):
 
 
 def check(ledger, folder):
-    """Every measured row's command runs something of this project; every same_as names a table and a row."""
-    for (table, row), line in ledger.measured.items():
+    """
+    Raises:
+        ValueError: names the line of a measured row whose command runs nothing of this project or names no recipe, of
+            a `same_as` that names no row, or of a row that only one of paper.yaml and rows.yaml has.
+    """
+    for number_of_line, ((table, row), line) in enumerate(ledger.measured.items(), start=1):
         try:
             check_command(line["command"])
         except (ValueError, FileNotFoundError) as error:
-            raise ValueError(f"{folder / 'measured.jsonl'} ({table}, {row}): {error}") from None
+            raise ValueError(f"{folder / MEASURED_FILE}, line {number_of_line} ({table}, {row}): {error}") from None
+    printed = {(f"table{row['table']}", row["row"]): row["line"] for row in ledger.paper if row.get("ours")}
     tables = ledger.words["tables"]
-    rows_of = {(f"table{row['table']}", row["row"]) for row in ledger.paper if row.get("ours")}
+    for (table, key), line in printed.items():
+        if key not in tables.get(table, {}).get("rows", {}):
+            raise ValueError(f"{folder / PAPER_FILE}, line {line}: {ROWS_FILE} lacks row {key!r} of {table}.")
     for table, words in tables.items():
         for key, row in words.get("rows", {}).items():
+            where = f"{folder / ROWS_FILE}, line {row['line']}"
+            if table in PAPER_SECTIONS and (table, key) not in printed:
+                raise ValueError(f"{where}: {PAPER_FILE} has no row {key!r} of {table}.")
             same = row.get("same_as", f"{table}.{key}").split(".", 1)
-            if len(same) < 2 or same[0] not in tables or same[1] not in tables[same[0]].get("rows", [same[1]]):
-                raise ValueError(
-                    f"{folder / ROWS_FILE}: same_as {row['same_as']!r} of {key} must be TABLE.ROW of this file."
-                )
-            rows_of.discard((table, key))
-    if rows_of:
-        table, key = sorted(rows_of)[0]
-        raise ValueError(f"{folder / ROWS_FILE}: table {table} lacks row {key!r}, which paper.yaml names.")
+            if len(same) < 2 or same[0] not in tables or same[1] not in tables[same[0]].get("rows", same[1:]):
+                raise ValueError(f"{where}: same_as {row['same_as']!r} of {key} must be TABLE.ROW of this file.")
 
 
 def write_latency(folder, machine_kind, commit):

@@ -157,10 +157,15 @@ def draw_plots(ledger, path) -> None:
         ValueError: matplotlib is not installed.
     """
     require("matplotlib", "plots", "ledger.png (--no_plot leaves it out)")
+    page_of(panels_of(ledger)).savefig(path)
+
+
+def page_of(panels):
+    """The page as a matplotlib Figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = in_columns(panels_of(ledger))
+    columns = in_columns(panels)
     height = max(sum(panel.height for panel in column) for column in columns) + _HEAD
     figure = Figure(figsize=(_WIDTH, height), dpi=110, facecolor="white")
     FigureCanvasAgg(figure)
@@ -171,11 +176,10 @@ def draw_plots(ledger, path) -> None:
             top -= panel.height
             inches = (place * box + _LABELS, top + 0.5, box - _LABELS - _FIGURES, panel.height - _FRAME)
             draw_panel(figure.add_axes([inch / of for inch, of in zip(inches, (_WIDTH, height) * 2)]), panel)
-    figure.text(
-        0.02, 1 - 0.32 / height, "HF-Mamba: measured here, and printed by the paper", fontsize=15, weight="bold"
-    )
+    title = "HF-Mamba: measured here, and printed by the paper"
+    figure.text(0.02, 1 - 0.32 / height, title, fontsize=15, weight="bold")
     legend(figure, height)
-    figure.savefig(path)
+    return figure
 
 
 def legend(figure, height):

@@ -96,7 +96,8 @@ def read_paper(path):
 
     Returns:
         list of {"table": 1, "data": ..., "modality": ..., "method": ..., "figures": {"accuracy": "0.9191"}} in the
-        paper's order; those of HF-Mamba and its variants also have "ours": True and "row", the key in rows.yaml
+        paper's order, with the "line" of the file; those of HF-Mamba and its variants also have "ours": True and
+        "row", the key in rows.yaml
     """
     rows = read_yaml(path)
     if not isinstance(rows, list):
@@ -110,7 +111,7 @@ def read_paper(path):
                 raise ValueError(
                     f"{path}, line {row[_LINE]}: {metric} is a number: put it into quotes, to stay as printed."
                 )
-    return [without_lines(row) | {"figures": without_lines(row["figures"])} for row in rows]
+    return [without_lines(row) | {"figures": without_lines(row["figures"]), "line": row[_LINE]} for row in rows]
 
 
 def read_rows(path):
@@ -119,7 +120,7 @@ def read_rows(path):
 
     Returns:
         {"notes": [note, ...], "needs": {name: words}, "tables": {table: {"title": ..., "text": ..., "rows": {...}}}};
-        a table without "rows" takes rows of any key
+        a row has its "line" of the file; a table without "rows" takes rows of any key
     """
     words = read_yaml(path)
     check_keys(path, words, {"notes", "needs", "tables"}, "the file", ("notes", "needs", "tables"))
@@ -142,7 +143,7 @@ def read_rows(path):
 def _plain_table(table):
     rows = without_lines(table["rows"]) if "rows" in table else None
     if rows is not None:
-        rows = {key: without_lines(row) for key, row in rows.items()}
+        rows = {key: without_lines(row) | {"line": row[_LINE]} for key, row in rows.items()}
         for row in rows.values():
             row |= {"config": without_lines(row["config"])} if "config" in row else {}
     return without_lines(table) | ({} if rows is None else {"rows": rows})

@@ -1,5 +1,6 @@
 """Recording finished runs: a line says what the folders hold, and nothing that they don't is recorded."""
 
+import functools
 import json
 import statistics
 
@@ -51,10 +52,16 @@ def write_run(folder, recipe, value, **more):
     HFMambaConfig(**CONFIG).save_pretrained(folder)
 
 
+@functools.cache
+def effective_recipe(*flags):
+    """Of `quickstart --seeds ...`."""
+    return parse_arguments(["quickstart", "--seeds", *flags])[-1]
+
+
 def write_seeds(folder, flags="", values=(0.8, 0.9, 0.85), **more):
     """The folder of `quickstart --seeds 0 1 2` with further flags."""
     seeds = [str(seed) for seed in range(len(values))]
-    *_, recipe = parse_arguments(["quickstart", "--seeds", *seeds, *flags.split(), f"--output_dir={folder}"])
+    recipe = effective_recipe(*seeds, *flags.split()) | {"output_dir": str(folder)}
     one = {flag: value for flag, value in recipe.items() if flag != "seeds"}
     for seed, value in zip(seeds, values):
         write_run(folder / f"seed-{seed}", one | {"seed": int(seed), "split_seed": 42}, value, **more)
