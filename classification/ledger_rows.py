@@ -60,7 +60,9 @@ _LinedLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _Li
 
 
 def read_yaml(path):
-    """A YAML file whose mappings know their line, under `__line__`; ValueError if it isn't one."""
+    """A YAML file whose mappings know their line, under `__line__`; ValueError if it isn't one or isn't there."""
+    if not Path(path).is_file():
+        raise ValueError(f"There is no {path}: run this in a checkout, or give its results/ by --results.")
     try:
         return yaml.load(Path(path).read_text("utf-8"), _LinedLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -276,11 +278,6 @@ def read_ledger(folder) -> Ledger:
         OSError, ValueError: a file is missing, malformed or names what the others don't know.
     """
     folder = Path(folder)
-    for name in (PAPER_FILE, ROWS_FILE):
-        if not (folder / name).is_file():
-            raise ValueError(
-                f"There is no {folder / name}: run this in a checkout, or give its results/ by --results."
-            )
     words = read_rows(folder / ROWS_FILE)
     measured = read_measured(folder / MEASURED_FILE, words)
     latency = read_lines(folder / LATENCY_FILE, LATENCY_KEYS, "ledger.py --measure_latency")
