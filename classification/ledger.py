@@ -44,7 +44,8 @@ Drawn by `python -m hf_mamba.classification.ledger` from [paper.yaml](paper.yaml
 - `mean ± sd` is over seeds (sd of the sample, n - 1). The interval *over posts* is the 95 % bootstrap over the test
   posts of each seed, its ends averaged: what other posts would change. The interval *over seeds* is Student's 95 %
   interval of the mean, from three seeds on: what other seeds would change. It may reach beyond 1.
-- "majority" always answers the class most common in training.
+- "majority" always answers the class most common in training. Training times are of shared machines: orders of
+  magnitude.
 
 ![The measured rows and the paper's figures](ledger.png)
 """
@@ -288,7 +289,7 @@ def measured_section(ledger, table):
         parts.append(verdict([run[row] for row in order], reference, metric))
     majority = sorted({number(line["majority"]) for line in run.values() if line["majority"] is not None})
     parts += [f"Majority: {', '.join(majority)}."] if majority else []
-    parts += [f"Not run: {', '.join(line['label'] for line in waiting.values())}."] if waiting else []
+    parts += [f"Not run: {'; '.join(line['label'] for line in waiting.values())}."] if waiting else []
     return "\n\n".join([*parts, how_measured([run[row] for row in order])])
 
 
