@@ -72,6 +72,18 @@ def test_seeds_and_a_search_run_in_two_processes(folder, tmp_path):
     assert len((tmp_path / "search" / "trials.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
+def test_two_processes_calibrate_like_one(finished, folder, tmp_path):
+    flags = ["--dataset_name", folder, "--do_eval", "--do_predict", "--calibrate", "--per_device_eval_batch_size", 5]
+    argv = [*map(str, ["--model_name_or_path", finished[0], "--use_cpu", *flags, "--output_dir"])]
+    run_classification.main([*argv, str(tmp_path / "one")])
+    run_in_two([*argv, tmp_path / "two"])
+    one, two = (json.loads((tmp_path / name / "calibration.json").read_text()) for name in ("one", "two"))
+    assert one["temperature"] != 1 and two["temperature"] == pytest.approx(one["temperature"], rel=1e-4)
+    for name, value in results(tmp_path / "one").items():
+        assert results(tmp_path / "two")[name] == pytest.approx(value, abs=1e-4), name
+
+
 def test_dropping_the_last_step_drops_no_post_of_evaluation_or_prediction(finished, folder, tmp_path):
     flags = ["--dataloader_drop_last", "--per_device_eval_batch_size", "5", "--model_name_or_path", str(finished[0])]
     argv = [*flags, "--dataset_name", str(folder), "--do_eval", "--do_predict", "--use_cpu"]
