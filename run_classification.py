@@ -99,8 +99,7 @@ def main(argv=None):
         start_run(training_args, recipe)
 
     train_metrics = train(trainer, posts, checkpoint) if training_args.do_train else {}
-    if training_args.calibrate:
-        metrics.calibration = calibrate(trainer, posts, saved_calibration)
+    metrics.calibration = calibrate(trainer, posts, saved_calibration)
     steps = {"validation": training_args.do_eval, "test": training_args.do_predict}
     reports = {split: evaluate(trainer, posts, split, metrics) for split, asked in steps.items() if asked}
     reports = {split: report for split, report in reports.items() if report}

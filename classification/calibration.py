@@ -281,9 +281,10 @@ def check_calibration(posts, training_args, checkpoint) -> Calibration | None:
     return None
 
 
-def calibrate(trainer, posts, saved: Calibration | None) -> Calibration:
+def calibrate(trainer, posts, saved: Calibration | None) -> Calibration | None:
     """
-    The calibration of the trainer's model: `saved`, or fitted by the main process. That one writes it down.
+    The calibration of the trainer's model: `saved`, or fitted by the main process. That one writes it down. None
+    without --calibrate.
 
     Args:
         trainer: a Trainer with the model; all its processes call this
@@ -291,6 +292,8 @@ def calibrate(trainer, posts, saved: Calibration | None) -> Calibration:
         saved: as `check_calibration` returns it
     """
     args, found = trainer.args, saved
+    if not args.calibrate:
+        return None
     if found is None:
         output = trainer.predict(posts.splits["validation"], metric_key_prefix="validation")
         logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
