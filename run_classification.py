@@ -48,6 +48,7 @@ from .classification.data import PostCollator, load_posts
 from .classification.early_stopping import best_pass, check_early_stopping, had_stopped, training_callbacks
 from .classification.evaluation import BASELINE_KEYS, evaluate_split, name_baseline, write_report
 from .classification.extras import check_trackers, settle_tensorboard
+from .classification.folds import check_folds, run_folds
 from .classification.image_cache import open_image_cache
 from .classification.labels import REGRESSION, SINGLE, label_id, resolve_class_weights
 from .classification.messy_posts import check_some_are_left, settle_bad_images
@@ -81,7 +82,10 @@ def main(argv=None):
     """Runs the steps that the flags ask for. Returns the metrics, {"validation": {...}, "test": {...}}."""
     model_args, data_args, training_args, recipe = parse_arguments(sys.argv[1:] if argv is None else argv)
     check_request(model_args, training_args)
+    check_folds(training_args, data_args)
     set_up_logging(training_args)
+    if data_args.folds is not None and data_args.fold is None:
+        return run_folds(main, training_args, data_args, recipe)
     if training_args.seeds is not None:
         return run_seeds(main, training_args, recipe)
     if training_args.search_trials is not None:

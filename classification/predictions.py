@@ -18,6 +18,7 @@ import torch
 from transformers.utils import logging
 
 from .labels import MULTI, REGRESSION
+from .table_files import read_csv, read_jsonl, read_parquet
 
 
 logger = logging.get_logger(__name__)
@@ -46,8 +47,7 @@ def write_predictions(
             f"{len(ids) - len(counts)} posts have an id that an earlier one has ({twice!r} occurs {count} times): the "
             f"lines of {Path(path).name} are in the order of the posts."
         )
-    writers = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
-    writers[Path(path).suffix](path, columns)
+    _WRITERS[Path(path).suffix](path, columns)
 
 
 def prediction_columns(ids, logits, label_names, labels, problem_type, calibration=None) -> dict[str, list]:
@@ -75,11 +75,19 @@ def prediction_columns(ids, logits, label_names, labels, problem_type, calibrati
     return columns | ({} if labels is None else {"label": named(labels)})
 
 
+def join_predictions(path, parts):
+    """Writes the posts of several predictions files of the same labels and format, one after the other, as one."""
+    suffix = Path(path).suffix
+    raws = [_READERS[suffix](part) for part in parts]
+    columns = {name: [cell for raw in raws for cell in raw.cells(name)] for name in raws[0].columns}
+    _WRITERS[suffix](path, columns)
+
+
 def _write_csv(path, columns):
     def as_text(name, cell):
         if isinstance(cell, list):
             return json.dumps(cell, ensure_ascii=False)
-        return f"{cell:.6f}" if name.startswith("probability_") else cell
+        return f"{float(cell):.6f}" if name.startswith("probability_") else cell
 
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -100,3 +108,7 @@ def _write_parquet(path, columns):
         name: pa.array(cells, type=lists if isinstance(cells[0], list) else None) for name, cells in columns.items()
     }
     pq.write_table(pa.table(table), path)
+
+
+_READERS = {".csv": read_csv, ".jsonl": read_jsonl, ".parquet": read_parquet}
+_WRITERS = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
