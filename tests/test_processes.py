@@ -73,6 +73,13 @@ def test_seeds_and_a_search_run_in_two_processes(folder, tmp_path):
 
 
 @pytest.mark.slow
+def test_folds_run_in_two_processes(folder, tmp_path):
+    argv = command(folder, tmp_path / "folds", "--folds", 2, "--num_train_epochs", 1)
+    assert "All 48 posts, each predicted once" in run_in_two(argv).stdout
+    assert len((tmp_path / "folds" / "predictions.csv").read_text().splitlines()) == 49
+
+
+@pytest.mark.slow
 def test_two_processes_calibrate_like_one(finished, folder, tmp_path):
     flags = ["--dataset_name", folder, "--do_eval", "--do_predict", "--calibrate", "--per_device_eval_batch_size", 5]
     argv = [*map(str, ["--model_name_or_path", finished[0], "--use_cpu", *flags, "--output_dir"])]
