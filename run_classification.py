@@ -36,6 +36,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from .classification.arguments import parse_arguments
 from .classification.builtin_data import LABELS, write_builtin_posts
+from .classification.calibration import CALIBRATE_METRICS, calibrate, check_calibration
 from .classification.checkpoints import (
     baseline_of_checkpoint,
     load_checkpoint,
@@ -47,6 +48,7 @@ from .classification.data import PostCollator, load_posts
 from .classification.early_stopping import best_pass, check_early_stopping, had_stopped, training_callbacks
 from .classification.evaluation import BASELINE_KEYS, evaluate_split, name_baseline, write_report
 from .classification.extras import check_trackers, settle_tensorboard
+from .classification.folds import check_folds, run_folds
 from .classification.image_cache import open_image_cache
 from .classification.labels import REGRESSION, SINGLE, label_id, resolve_class_weights
 from .classification.messy_posts import check_some_are_left, settle_bad_images
@@ -80,7 +82,10 @@ def main(argv=None):
     """Runs the steps that the flags ask for. Returns the metrics, {"validation": {...}, "test": {...}}."""
     model_args, data_args, training_args, recipe = parse_arguments(sys.argv[1:] if argv is None else argv)
     check_request(model_args, training_args)
+    check_folds(training_args, data_args)
     set_up_logging(training_args)
+    if data_args.folds is not None and data_args.fold is None:
+        return run_folds(main, training_args, data_args, recipe)
     if training_args.seeds is not None:
         return run_seeds(main, training_args, recipe)
     if training_args.search_trials is not None:
@@ -91,12 +96,14 @@ def main(argv=None):
         checkpoint = [check_output_dir(training_args, model_args.model_name_or_path, recipe)]
     checkpoint = broadcast_object_list(checkpoint)[0]
     posts, processor, model = load_everything(model_args, data_args, training_args)
+    saved_calibration = check_calibration(posts, training_args, model_args.model_name_or_path)
     metrics = build_metrics(posts, model_args, data_args)
     trainer = build_trainer(posts, processor, model, metrics, training_args)
     if training_args.do_train and checkpoint is None and trainer.is_world_process_zero():
         start_run(training_args, recipe)
 
     train_metrics = train(trainer, posts, checkpoint) if training_args.do_train else {}
+    metrics.calibration = calibrate(trainer, posts, saved_calibration)
     steps = {"validation": training_args.do_eval, "test": training_args.do_predict}
     reports = {split: evaluate(trainer, posts, split, metrics) for split, asked in steps.items() if asked}
     reports = {split: report for split, report in reports.items() if report}
@@ -113,6 +120,7 @@ def main(argv=None):
                 recipe=recipe,
                 seed=training_args.seed,
                 positive_label=getattr(metrics, "positive_label", None),
+                calibration=metrics.calibration,
             )
         write_results(training_args.output_dir, {"train": train_metrics, **metrics_of_split})
         print(
@@ -152,7 +160,12 @@ def check_request(model_args, training_args):
         raise ValueError("--remove_unused_columns must stay False: text and images are read when a batch is made.")
     if not 0 <= training_args.modality_dropout <= 1:
         raise ValueError(f"--modality_dropout {training_args.modality_dropout}: give a share of the posts, 0 to 1.")
-    for flag, known in (("predictions_format", PREDICTIONS_FORMATS), ("report_withheld", ("none", "test", "all"))):
+    choices = {
+        "predictions_format": PREDICTIONS_FORMATS,
+        "report_withheld": ("none", "test", "all"),
+        "calibrate_metric": CALIBRATE_METRICS,
+    }
+    for flag, known in choices.items():
         if (value := getattr(training_args, flag)) not in known:
             raise ValueError(f"--{flag} {value}: give {', '.join(known[:-1])} or {known[-1]}.")
     best = training_args.metric_for_best_model
@@ -236,7 +249,7 @@ def wanted_splits(training_args):
     """The splits that the steps asked for use."""
     steps = {
         "train": training_args.do_train,
-        "validation": training_args.do_eval or training_args.eval_strategy != "no",
+        "validation": training_args.do_eval or training_args.eval_strategy != "no" or training_args.calibrate,
         "test": training_args.do_predict,
     }
     return [split for split, wanted in steps.items() if wanted]
@@ -346,7 +359,8 @@ def evaluate(trainer, posts, split, metrics):
     if split == "test":
         labels = None if report is None else posts.column(split, "label")
         path = folder / f"predictions.{args.predictions_format}"
-        write_predictions(path, posts.column(split, "id"), logits, posts.label_names, labels, posts.problem_type)
+        told = posts.label_names, labels, posts.problem_type, metrics.calibration
+        write_predictions(path, posts.column(split, "id"), logits, *told)
     if report is not None:
         trainer.save_metrics(split, {f"{split}_{k}": v for k, v in report["metrics"].items()}, combined=False)
         write_report(folder, report)

@@ -18,6 +18,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from ..configuration_hf_mamba import CHOICES, HFMambaConfig
+from .calibration import CALIBRATE_METRICS
 from .data import DataArguments
 from .machine import default_num_workers
 from .metrics import LOWER_IS_BETTER
@@ -146,6 +147,16 @@ class ClassificationTrainingArguments(TrainingArguments):
             "help": "Where to measure also with the text, and with the images, withheld from the posts that have "
             "both: none, test, or all (validation too). Such a split is predicted three times"
         },
+    )
+    calibrate: bool = field(
+        default=False,
+        metadata={
+            "help": "Fit a temperature, and thresholds of two or of several labels, on the validation posts, and "
+            "report and predict with them; only predicting, those in the checkpoint's calibration.json"
+        },
+    )
+    calibrate_metric: str = field(
+        default="accuracy", metadata={"help": f"What the thresholds are best for: {' or '.join(CALIBRATE_METRICS)}"}
     )
     early_stopping_patience: int | None = field(
         default=None,

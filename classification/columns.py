@@ -68,7 +68,7 @@ def find_columns(splits: dict[str, RawSplit], named: dict[str, str | None], moda
     for role in roles:
         found = None
         if role not in columns and role in USUAL_NAMES:  # a group is only what the user calls one
-            found = _usual_column(splits, role, set(columns.values()))
+            found = usual_column(splits, role, set(columns.values()))
         if found:
             columns[role] = found
     _check_found(splits, columns, modalities)
@@ -82,7 +82,7 @@ def find_columns(splits: dict[str, RawSplit], named: dict[str, str | None], moda
     return columns
 
 
-def _usual_column(splits, role, taken):
+def usual_column(splits, role, taken):
     """The column of a usual name, whatever its case."""
     for raw in splits.values():
         by_lower = {column.lower(): column for column in raw.columns if column not in taken}

@@ -20,7 +20,8 @@ from datasets import Dataset, DatasetDict, Features, List, Value, concatenate_da
 from transformers.utils import logging
 
 from ..processing_hf_mamba import load_rgb_image
-from .columns import as_text, find_columns, is_missing, mend, parse_modalities
+from .columns import as_text, find_columns, is_missing, mend, parse_modalities, usual_column
+from .deal_folds import rows_of_fold
 from .image_cache import ImageCacheArguments
 from .labels import REGRESSION, SINGLE, LabelScheme, is_varied, read_label_cells, set_aside
 from .messy_posts import (
@@ -129,6 +130,14 @@ class DataArguments(ImageCacheArguments):
     vocab_size: int | None = field(
         default=None, metadata={"help": "Word pieces to learn from the training texts, at most. Default: 8000"}
     )
+    folds: int | None = field(
+        default=None,
+        metadata={
+            "help": "Cross-validation: deal the training posts into so many parts, those with the same text into the "
+            "same, and test on each a model trained on the others, in fold-N of the output folder"
+        },
+    )
+    fold: int | None = field(default=None, metadata={"help": "Run only this one of the --folds, from 1 on"})
     tokenizer_name: str | None = field(
         default=None, metadata={"help": "Name or folder of a tokenizer to use in place of a new vocabulary"}
     )
@@ -236,6 +245,8 @@ def load_posts(
     modalities = parse_modalities(args.modalities)
     _check_numbers(args)
     raw_splits, source = read_streams(args, wanted) if args.streaming else read_splits(args)
+    if args.folds is not None:
+        raw_splits = _only_train(raw_splits)
     named = {role: getattr(args, f"{role}_column_name") for role in ("text", "image", "label", "id", "group")}
     columns = find_columns(raw_splits, named, modalities)
     label_column = columns.get("label")
@@ -245,7 +256,10 @@ def load_posts(
     for split, raw in raw_splits.items():
         values = None if cells[split] is None else scheme.values(raw, cells[split], label_column)
         chosen[split] = _Chosen(raw, range(len(raw)), values)
-    if "train" in chosen and "validation" not in chosen and args.validation_split > 0 and not args.streaming:
+    if args.folds is not None:
+        text_column = columns.get("text") or named["text"] or usual_column(raw_splits, "text", {*columns.values()})
+        chosen = _deal_fold(chosen["train"], text_column, scheme, args, seed)
+    elif "train" in chosen and "validation" not in chosen and args.validation_split > 0 and not args.streaming:
         chosen = _cut_validation(chosen, scheme.problem_type, args.validation_split, seed)
     _keep_first(chosen, args)
     posts = Posts(DatasetDict(), scheme.names, scheme.problem_type, columns, source, {})
@@ -339,6 +353,35 @@ def _cut_validation(chosen: dict[str, _Chosen], problem_type: str, share: float,
         "validation": _Chosen(train.raw, validation, train.labels),
     }
     return parts | {split: part for split, part in chosen.items() if split != "train"}
+
+
+def _only_train(raw_splits):
+    """For --folds: the training posts, alone."""
+    if "train" not in raw_splits:
+        raise ValueError("--folds deals the training posts, and there are none: give --train_file.")
+    if len(raw_splits) > 1:
+        others = ", ".join(split for split in raw_splits if split != "train")
+        logger.warning(f"--folds deals the training posts alone and leaves aside: {others}.")
+    return {"train": raw_splits["train"]}
+
+
+def _deal_fold(train: _Chosen, text_column, scheme, args: DataArguments, seed: int) -> dict[str, _Chosen]:
+    """Test, validation and training rows of --fold, all of the training split."""
+    cells = train.raw.cells(text_column) if text_column in train.raw.columns else None
+    rows = rows_of_fold(
+        train.labels,
+        cells,
+        scheme.problem_type,
+        names=scheme.names,
+        place=train.raw.place,
+        folds=args.folds,
+        fold=args.fold,
+        share=args.validation_split,
+        seed=seed,
+    )
+    same = f"posts of the same {text_column!r} together" if cells is not None else "no texts to keep together"
+    logger.info(f"Fold {args.fold} of {args.folds} of {train.raw.place} is the test posts, {same} (seed {seed}).")
+    return {split: _Chosen(train.raw, part, train.labels) for split, part in rows.items()}
 
 
 def _keep_first(chosen: dict[str, _Chosen], args: DataArguments):

@@ -11,6 +11,7 @@
 | `per_label` | label -> `precision`, `recall`, `f1`, `support` (posts that have it), `predicted` (posts it is answered for); of several labels per post also `accuracy` and `majority_accuracy`; absent for regression |
 | `confusion_matrix` | for single labels: `labels`, and `counts` with the truth as rows and predictions as columns |
 | `per_group` | with --group_column_name: group -> its flat metrics |
+| `calibration` | with --calibrate: how good the probabilities are before and after it, see `calibration` |
 | `withheld` | with --report_withheld, of the posts that have both: `both`, `text` (withheld) and `images` -> flat metrics |
 """  # noqa: E501
 
@@ -22,6 +23,7 @@ import numpy as np
 from transformers.utils import logging
 
 from .bootstrap import LEVEL, RESAMPLES
+from .calibration import flat_metrics
 from .labels import MULTI, REGRESSION, SINGLE
 from .metrics import PostMetrics, as_predictions
 from .modalities import Withheld, rows_with_both
@@ -74,6 +76,10 @@ def evaluate_split(trainer, posts, split: str, metrics: PostMetrics, *, with_wit
     if metrics.problem_type == SINGLE:
         counts = confusion_matrix(predictions, references, len(metrics.label_names))
         report["confusion_matrix"] = {"labels": metrics.label_names, "counts": counts.tolist()}
+    if metrics.calibration is not None:
+        report["calibration"] = metrics.calibration.report(logits, references)
+        plain = metrics.compute(predictions=metrics.plain_answers(logits), references=references)
+        report["metrics"] |= flat_metrics(report["calibration"], plain)
     if "group" in rows.column_names:
         report["per_group"] = per_group(metrics, predictions, references, posts.column(split, "group"), seed)
     if with_withheld and (both := rows_with_both(rows)):

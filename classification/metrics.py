@@ -49,6 +49,7 @@ class PostMetrics(evaluate.Metric):
     problem_type: str
     interval_metrics: tuple[str, ...]  # those that `intervals` are given for
     baseline_metrics: dict[str, str]  # the baseline's metrics that are told -> under which name
+    calibration = None  # a Calibration, once it is fitted
 
     def __init__(self, label_names: Sequence[str], *, baseline=None, **kwargs):
         self.label_names, self.baseline = list(label_names), baseline
@@ -101,7 +102,11 @@ class PostMetrics(evaluate.Metric):
         raise NotImplementedError
 
     def from_logits(self, logits: np.ndarray) -> np.ndarray:
-        """Logits (n, num_labels) as predictions."""
+        """Logits (n, num_labels) as predictions, by the calibration if there is one."""
+        return self.plain_answers(logits) if self.calibration is None else self.calibration.decide(logits)
+
+    def plain_answers(self, logits: np.ndarray) -> np.ndarray:
+        """Logits (n, num_labels) as predictions without a calibration."""
         raise NotImplementedError
 
 
@@ -157,7 +162,7 @@ class ClassificationMetrics(PostMetrics):
             scores["f1"] = f1[..., self.positive_label]
         return scores
 
-    def from_logits(self, logits):
+    def plain_answers(self, logits):
         return np.argmax(logits, axis=-1)
 
 
@@ -211,7 +216,7 @@ class MultiLabelMetrics(PostMetrics):
             "label_accuracy": sums[..., -2] / (num_posts * len(self.label_names)),
         }
 
-    def from_logits(self, logits):
+    def plain_answers(self, logits):
         return (logits > 0).astype(np.int64)  # a probability above a half
 
 
@@ -255,7 +260,7 @@ class RegressionMetrics(PostMetrics):
             "pearson": _ratio(pt - p * t, np.sqrt(variance_p * variance_t), np.nan, np.sqrt(tiny_p * tiny_t)),
         }
 
-    def from_logits(self, logits):
+    def plain_answers(self, logits):
         return logits.reshape(len(logits))
 
 

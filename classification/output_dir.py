@@ -15,6 +15,7 @@ RECIPE_FILE = "recipe.yaml"  # written when a run starts
 RESULTS_FILE = "all_results.json"  # written when it has ended
 VALIDATION_FILE = "validation_results.json"
 TEST_FILE = "test_results.json"
+CALIBRATION_FILE = "calibration.json"
 PREDICTIONS_FORMATS = ("csv", "jsonl", "parquet")
 PREDICTIONS_FILES = tuple(f"predictions.{suffix}" for suffix in PREDICTIONS_FORMATS)
 
@@ -27,6 +28,7 @@ _WRITTEN_BY_A_RUN = (
     RESULTS_FILE,
     VALIDATION_FILE,
     TEST_FILE,
+    CALIBRATION_FILE,
     *REPORT_FILES.values(),
     *PREDICTIONS_FILES,
     "train_results.json",
@@ -90,7 +92,7 @@ def check_output_dir(training_args, model_name_or_path, recipe):
     if not folder.is_dir() or not any(folder.iterdir()):
         return None
     if not training_args.do_train:
-        _check_results(folder, training_args)
+        _check_results(folder, training_args, model_name_or_path)
         return None
     if not (folder / RECIPE_FILE).is_file():
         raise ValueError(
@@ -159,12 +161,15 @@ def start_run(training_args, recipe):
     (folder / RECIPE_FILE).write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), "utf-8")
 
 
-def _check_results(folder, training_args):
+def _check_results(folder, training_args, checkpoint):
     """Evaluation and prediction write into no unfinished run, and over no earlier result unless asked."""
     if (folder / RECIPE_FILE).is_file() and not (folder / RESULTS_FILE).is_file():
         raise ValueError(f"--output_dir {folder} holds an unfinished training run: give another --output_dir.")
     written = [VALIDATION_FILE] if training_args.do_eval else []
     written += [TEST_FILE, *PREDICTIONS_FILES] if training_args.do_predict else []
+    # only predicting in the checkpoint's own folder, its calibration is read and stays
+    if training_args.calibrate and (training_args.do_eval or Path(checkpoint).resolve() != folder.resolve()):
+        written.append(CALIBRATION_FILE)
     there = [name for name in written if (folder / name).exists()]
     if there and not training_args.overwrite_output_dir:
         raise ValueError(

@@ -2,7 +2,8 @@
 
 The columns are the same in all three: `id`, `prediction`, `probability_<label>` for each label (none for regression),
 and `label`, the truth, where it is known. With several labels per post, `prediction` and `label` are lists of names;
-in a csv file these are written as JSON. Probabilities have six decimals.
+in a csv file these are written as JSON. Probabilities have six decimals; with --calibrate they
+are calibrated ones, and the predictions those by its thresholds.
 """
 
 import csv
@@ -17,12 +18,15 @@ import torch
 from transformers.utils import logging
 
 from .labels import MULTI, REGRESSION
+from .table_files import read_csv, read_jsonl, read_parquet
 
 
 logger = logging.get_logger(__name__)
 
 
-def write_predictions(path, ids, logits, label_names, labels=None, problem_type="single_label_classification"):
+def write_predictions(
+    path, ids, logits, label_names, labels=None, problem_type="single_label_classification", calibration=None
+):
     """
     Writes the predictions; the file's suffix (.csv, .jsonl or .parquet) chooses the format.
 
@@ -33,8 +37,9 @@ def write_predictions(path, ids, logits, label_names, labels=None, problem_type=
         label_names: the labels' names, in the order of the logits
         labels: the truth, length n, or None: label ids, vectors of 0 and 1, or numbers
         problem_type: decides what logits and labels mean
+        calibration: a Calibration, by which probabilities and predictions are made
     """
-    columns = prediction_columns(ids, logits, label_names, labels, problem_type)
+    columns = prediction_columns(ids, logits, label_names, labels, problem_type, calibration)
     counts = Counter(columns["id"])
     if len(counts) < len(ids):
         twice, count = counts.most_common(1)[0]
@@ -42,11 +47,10 @@ def write_predictions(path, ids, logits, label_names, labels=None, problem_type=
             f"{len(ids) - len(counts)} posts have an id that an earlier one has ({twice!r} occurs {count} times): the "
             f"lines of {Path(path).name} are in the order of the posts."
         )
-    writers = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
-    writers[Path(path).suffix](path, columns)
+    _WRITERS[Path(path).suffix](path, columns)
 
 
-def prediction_columns(ids, logits, label_names, labels, problem_type) -> dict[str, list]:
+def prediction_columns(ids, logits, label_names, labels, problem_type, calibration=None) -> dict[str, list]:
     """Column name -> cells, as described at the top of this file."""
     logits = torch.tensor(np.asarray(logits), dtype=torch.float64)
     columns = {"id": list(ids)}
@@ -54,6 +58,9 @@ def prediction_columns(ids, logits, label_names, labels, problem_type) -> dict[s
         columns["prediction"] = [float(f"{value:.7g}") for value in logits.view(-1).tolist()]  # float32's digits
         return columns | ({} if labels is None else {"label": [float(label) for label in labels]})
     several = problem_type == MULTI
+    answers = (logits > 0) if several else logits.argmax(dim=-1)
+    if calibration is not None:
+        answers, logits = calibration.decide(logits.numpy()), logits / calibration.temperature
     probabilities = logits.sigmoid() if several else logits.softmax(dim=-1)
 
     def named(rows):
@@ -62,17 +69,25 @@ def prediction_columns(ids, logits, label_names, labels, problem_type) -> dict[s
             return [[name for name, there in zip(label_names, row) if there] for row in rows]
         return [label_names[row] for row in rows]
 
-    columns["prediction"] = named((logits > 0).tolist() if several else logits.argmax(dim=-1).tolist())
+    columns["prediction"] = named(answers.tolist())
     for name, values in zip(label_names, probabilities.T.tolist()):
         columns[f"probability_{name}"] = [round(value, 6) for value in values]
     return columns | ({} if labels is None else {"label": named(labels)})
+
+
+def join_predictions(path, parts):
+    """Writes the posts of several predictions files of the same labels and format, one after the other, as one."""
+    suffix = Path(path).suffix
+    raws = [_READERS[suffix](part) for part in parts]
+    columns = {name: [cell for raw in raws for cell in raw.cells(name)] for name in raws[0].columns}
+    _WRITERS[suffix](path, columns)
 
 
 def _write_csv(path, columns):
     def as_text(name, cell):
         if isinstance(cell, list):
             return json.dumps(cell, ensure_ascii=False)
-        return f"{cell:.6f}" if name.startswith("probability_") else cell
+        return f"{float(cell):.6f}" if name.startswith("probability_") else cell
 
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -93,3 +108,7 @@ def _write_parquet(path, columns):
         name: pa.array(cells, type=lists if isinstance(cells[0], list) else None) for name, cells in columns.items()
     }
     pq.write_table(pa.table(table), path)
+
+
+_READERS = {".csv": read_csv, ".jsonl": read_jsonl, ".parquet": read_parquet}
+_WRITERS = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}

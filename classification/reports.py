@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.trainer_callback import ProgressCallback
 
+from .calibration import calibration_table, card_text
 from .labels import MULTI, REGRESSION, SINGLE
 from .metrics import DEFAULT_METRIC
 from .output_dir import REPORT_FILES, RESULTS_FILE
@@ -172,6 +173,8 @@ def results_note(reports, posts, positive_label=None):
         notes.append(f"Precision, recall and F1 are those of the label '{name}'.")
     if reports:
         notes.append("Intervals are bootstrapped over the posts: they say nothing of other seeds.")
+    if any("calibration" in report for report in reports.values()):
+        notes.append("Answers are those of the calibrated model (temperature, thresholds).")
     if any("withheld" in report for report in reports.values()):
         notes.append("'withheld' rows are of the posts that have both, without the one or the other.")
     return " ".join(notes)
@@ -189,6 +192,8 @@ def summary(reports, *, num_parameters, posts, train_metrics, output_dir, positi
     if reports:
         lines += ["", metrics_table(reports, posts.problem_type), ""]
         lines.append(textwrap.fill(results_note(reports, posts, positive_label), 100))
+        if table := calibration_table(reports):
+            lines += ["", table]
         split, report = list(reports.items())[-1]
         for key, table in (("per_label", labels_table), ("per_group", groups_table)):
             if key in report:
@@ -199,7 +204,7 @@ def summary(reports, *, num_parameters, posts, train_metrics, output_dir, positi
     return "\n".join(lines)
 
 
-def write_model_card(folder, *, model, processor, posts, reports, recipe, seed, positive_label=None):
+def write_model_card(folder, *, model, processor, posts, reports, recipe, seed, positive_label=None, calibration=None):
     """
     Fills model_card.md and writes it as the checkpoint's README.md.
 
@@ -211,6 +216,7 @@ def write_model_card(folder, *, model, processor, posts, reports, recipe, seed, 
         recipe: the effective recipe
         seed: of this run
         positive_label: the id of the label that precision, recall and F1 are about
+        calibration: the model's Calibration, if it has one
     """
     name = Path(folder).resolve().name
     start = recipe.get("model_name_or_path")
@@ -229,13 +235,20 @@ def write_model_card(folder, *, model, processor, posts, reports, recipe, seed, 
         scratch="" if start else ": nothing was pretrained",
         **_architecture(model.config),
         max_length=processor.tokenizer.model_max_length,
-        results_table=metrics_table(reports, posts.problem_type) if reports else "Not evaluated.",
+        results_table=_results_tables(reports, posts.problem_type),
+        calibration=card_text(calibration),
         results_note=results_note(reports, posts, positive_label),
         recipe=yaml.safe_dump(shareable_recipe(recipe), sort_keys=False, allow_unicode=True).strip(),
         seed=seed,
         environment=environment(),
     )
     (Path(folder) / "README.md").write_text(f"{str(card).strip()}\n", "utf-8")
+
+
+def _results_tables(reports, problem_type):
+    """The tables of a card's results."""
+    tables = [metrics_table(reports, problem_type), calibration_table(reports)] if reports else ["Not evaluated."]
+    return "\n\n".join(filter(None, tables))
 
 
 def shareable_recipe(recipe):

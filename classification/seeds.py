@@ -64,22 +64,42 @@ def run_seeds(run, training_args, recipe):
     """
     folder = Path(training_args.output_dir)
     recipes = {seed: recipe_of_seed(recipe, seed, folder) for seed in training_args.seeds}
+    run_group(run, training_args, recipe, recipes, what="Seed", recipe_file=SEEDS_RECIPE_FILE, harmless=("seeds",))
+    found = [None]
+    if training_args.process_index == 0:  # only it has seen all written
+        found = [read_results(recipes)]
+        write_summary(
+            folder / SEEDS_RESULTS_FILE, {"seeds": list(recipes), **found[0]}, found[0], f"{len(recipes)} seeds"
+        )
+    return broadcast_object_list(found)[0]
+
+
+def run_group(run, training_args, recipe, recipes, *, what, recipe_file, harmless=()):
+    """
+    Runs what isn't finished yet of several runs of one command.
+
+    Args:
+        run: runs a command line, a list of flags
+        training_args: read: output_dir, overwrite_output_dir, process_index
+        recipe: the effective recipe of the command
+        recipes: number -> the recipe of that run, with its own output_dir
+        what: the name of such a run, "Seed"
+        recipe_file, harmless: as for `open_group`
+    """
     unfinished = [None]
     if training_args.process_index == 0:
-        open_group(training_args, recipe, SEEDS_RECIPE_FILE, harmless=("seeds",))
+        open_group(training_args, recipe, recipe_file, harmless)
         unfinished = [_unfinished(recipes, training_args.overwrite_output_dir)]
     unfinished = broadcast_object_list(unfinished)[0]
-    for number, (seed, recipe_now) in enumerate(recipes.items(), start=1):
-        what = f"Seed {seed} ({number} of {len(recipes)})"
-        if seed not in unfinished:
-            logger.info(f"{what} is finished, in {recipe_now['output_dir']}.")
+    for place, (number, recipe_now) in enumerate(recipes.items(), start=1):
+        name = f"{what} {number} ({place} of {len(recipes)})"
+        if number not in unfinished:
+            logger.info(f"{name} is finished, in {recipe_now['output_dir']}.")
             continue
-        logger.info(f"{what}:")
+        logger.info(f"{name}:")
         overwrite = training_args.overwrite_output_dir and (Path(recipe_now["output_dir"]) / RECIPE_FILE).is_file()
         run([*as_argv(recipe_now), *(["--overwrite_output_dir"] if overwrite else [])])
         gc.collect()  # the trainer and its model refer to each other
-    found = [_summarise(folder, recipes) if training_args.process_index == 0 else None]  # only it has seen all written
-    return broadcast_object_list(found)[0]
 
 
 def recipe_of_seed(recipe, seed, folder):
@@ -107,17 +127,18 @@ def _unfinished(recipes, overwrite):
     return unfinished
 
 
-def _summarise(folder, recipes):
-    """Writes and prints the statistics of all seeds, and returns them."""
-    results = [
-        json.loads((Path(recipe["output_dir"]) / RESULTS_FILE).read_text("utf-8")) for recipe in recipes.values()
-    ]
-    statistics_of_split = over_seeds(results)
-    written = {"seeds": list(recipes), **statistics_of_split}
-    (folder / SEEDS_RESULTS_FILE).write_text(json.dumps(written, indent=4) + "\n", "utf-8")
-    print(f"\n{seeds_table(statistics_of_split)}\n\n{len(recipes)} seeds; sd is the sample's (n - 1).")
-    print(f"Everything is in {folder}, these numbers in {SEEDS_RESULTS_FILE}.")
-    return statistics_of_split
+def read_results(recipes):
+    """The statistics of finished runs, see `over_seeds`."""
+    return over_seeds(
+        [json.loads((Path(recipe["output_dir"]) / RESULTS_FILE).read_text("utf-8")) for recipe in recipes.values()]
+    )
+
+
+def write_summary(path, written, statistics_of_split, what):
+    """Writes `written` as JSON, and prints the statistics of `what`, "5 seeds", with where they are."""
+    path.write_text(json.dumps(written, indent=4) + "\n", "utf-8")
+    print(f"\n{seeds_table(statistics_of_split)}\n\n{what}; sd is the sample's (n - 1).")
+    print(f"Everything is in {path.parent}, these numbers in {path.name}.")
 
 
 def over_seeds(results):

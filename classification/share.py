@@ -21,7 +21,7 @@ from ..modeling_hf_mamba import HFMambaForSequenceClassification, HFMambaModel
 from ..processing_hf_mamba import HFMambaProcessor
 from .command_line import run_command
 from .hub_errors import explain
-from .output_dir import RECIPE_FILE, TEST_FILE, VALIDATION_FILE
+from .output_dir import CALIBRATION_FILE, RECIPE_FILE, TEST_FILE, VALIDATION_FILE
 from .reports import shareable_recipe
 
 
@@ -29,7 +29,7 @@ from .reports import shareable_recipe
 # stays there: predictions quote a user's data, training_args.bin is a pickle, trainer_state.json names folders.
 SHARED = (
     *("model*.safetensors", "model.safetensors.index.json", "config.json", "*.py", "README.md", RECIPE_FILE),
-    *("all_results.json", "train_results.json", VALIDATION_FILE, TEST_FILE),
+    *("all_results.json", "train_results.json", VALIDATION_FILE, TEST_FILE, CALIBRATION_FILE),
     *("processor_config.json", "preprocessor_config.json", "tokenizer*.json", "special_tokens_map.json"),
     *("added_tokens.json", "chat_template.*", "vocab.*", "merges.txt", "*.model"),  # of a user's own tokenizer
 )

@@ -72,6 +72,26 @@ def test_seeds_and_a_search_run_in_two_processes(folder, tmp_path):
     assert len((tmp_path / "search" / "trials.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
+def test_folds_run_in_two_processes(folder, tmp_path):
+    argv = command(folder, tmp_path / "folds", "--folds", 2, "--num_train_epochs", 1)
+    assert "All 48 posts, each predicted once" in run_in_two(argv).stdout
+    assert len((tmp_path / "folds" / "predictions.csv").read_text().splitlines()) == 49
+
+
+@pytest.mark.slow
+def test_two_processes_calibrate_like_one(finished, folder, tmp_path):
+    flags = ["--dataset_name", folder, "--do_eval", "--do_predict", "--calibrate", "--per_device_eval_batch_size", 5]
+    argv = [*map(str, ["--model_name_or_path", finished[0], "--use_cpu", *flags, "--output_dir"])]
+    run_classification.main([*argv, str(tmp_path / "one")])
+    run_in_two([*argv, tmp_path / "two"])
+    one, two = (json.loads((tmp_path / name / "calibration.json").read_text()) for name in ("one", "two"))
+    assert one["temperature"] != 1 and two["temperature"] == pytest.approx(one["temperature"], rel=1e-4)
+    one, two = results(tmp_path / "one"), results(tmp_path / "two")
+    for name in ("validation_num_posts", "validation_nll", "validation_ece", "test_nll", "test_nll_uncalibrated"):
+        assert two[name] == pytest.approx(one[name], abs=1e-4), name
+
+
 def test_dropping_the_last_step_drops_no_post_of_evaluation_or_prediction(finished, folder, tmp_path):
     flags = ["--dataloader_drop_last", "--per_device_eval_batch_size", "5", "--model_name_or_path", str(finished[0])]
     argv = [*flags, "--dataset_name", str(folder), "--do_eval", "--do_predict", "--use_cpu"]
