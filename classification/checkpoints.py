@@ -108,7 +108,7 @@ def new_image_processor(model_args, data_args):
 
 def new_processor_and_model(model_args, data_args, posts):
     """A processor whose vocabulary comes from the training split, and a model of its size with fresh weights."""
-    tokenizer = _new_tokenizer(data_args, posts)
+    tokenizer = new_tokenizer(data_args, posts)
     config = HFMambaConfig(
         **model_args.config_overrides(),
         vocab_size=len(tokenizer),
@@ -123,7 +123,8 @@ def new_processor_and_model(model_args, data_args, posts):
     return HFMambaProcessor(image_processor=image_processor, tokenizer=tokenizer), model
 
 
-def _new_tokenizer(data_args, posts):
+def new_tokenizer(data_args, posts):
+    """The one that --tokenizer_name names, or one of a vocabulary from the training texts."""
     max_length = data_args.max_seq_length or DEFAULT_MAX_SEQ_LENGTH
     name = data_args.tokenizer_name
     if name is None:
