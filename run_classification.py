@@ -5,6 +5,7 @@ Trains, evaluates and applies HF-Mamba on posts made of text and images.
     python run_classification.py quickstart
     python run_classification.py recipes/quickstart.yaml --seed 1 --output_dir outputs/seed1
     python run_classification.py --do_train --do_eval --train_file posts.csv --image_dir photos --output_dir mine
+    python run_classification.py --do_audit --train_file train.csv --test_file test.csv --output_dir outputs/audit
     python run_classification.py --do_predict --model_name_or_path mine --test_file new.csv --output_dir new
     torchrun --nproc_per_node 2 run_classification.py quickstart
     accelerate launch run_classification.py quickstart
@@ -35,6 +36,8 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
 from .classification.arguments import parse_arguments
+from .classification.audit import audit_posts, load_for_audit
+from .classification.audit_report import write_audit
 from .classification.builtin_data import LABELS, write_builtin_posts
 from .classification.calibration import CALIBRATE_METRICS, calibrate, check_calibration
 from .classification.checkpoints import (
@@ -42,6 +45,7 @@ from .classification.checkpoints import (
     load_checkpoint,
     new_image_processor,
     new_processor_and_model,
+    new_tokenizer,
     problem_type_of,
 )
 from .classification.data import PostCollator, load_posts
@@ -95,6 +99,10 @@ def main(argv=None):
     if training_args.process_index == 0:
         checkpoint = [check_output_dir(training_args, model_args.model_name_or_path, recipe)]
     checkpoint = broadcast_object_list(checkpoint)[0]
+    if training_args.do_audit:
+        audit(model_args, data_args, training_args)
+    if not (training_args.do_train or training_args.do_eval or training_args.do_predict):
+        return {}
     posts, processor, model = load_everything(model_args, data_args, training_args)
     saved_calibration = check_calibration(posts, training_args, model_args.model_name_or_path)
     metrics = build_metrics(posts, model_args, data_args)
@@ -140,9 +148,14 @@ def main(argv=None):
 
 def check_request(model_args, training_args):
     """Refuses what can't work before anything is read."""
-    if not (training_args.do_train or training_args.do_eval or training_args.do_predict):
-        raise ValueError("Nothing to do: give --do_train, --do_eval or --do_predict, or a recipe that does.")
-    if not training_args.do_train and model_args.model_name_or_path is None:
+    runs = training_args.do_train or training_args.do_eval or training_args.do_predict
+    if not (runs or training_args.do_audit):
+        raise ValueError(
+            "Nothing to do: give --do_train, --do_eval, --do_predict or --do_audit, or a recipe that does."
+        )
+    if training_args.do_audit and (training_args.seeds is not None or training_args.search_trials is not None):
+        raise ValueError("--do_audit looks at the posts, which --seeds and --search_trials share: audit them first.")
+    if runs and not training_args.do_train and model_args.model_name_or_path is None:
         raise ValueError(
             "--do_eval and --do_predict without --do_train need a trained checkpoint: give --model_name_or_path."
         )
@@ -231,6 +244,19 @@ def draw_builtin_posts(data_args, training_args):
         folder = Path(training_args.output_dir).parent / f"builtin_posts_{labels}".removesuffix("_binary")
         logger.info(f"The built-in posts are in {folder}, drawn there if they aren't yet.")
         data_args.dataset_name = str(write_builtin_posts(folder, labels=labels))
+
+
+def audit(model_args, data_args, training_args):
+    """The main process audits the posts, as they are before a model or the flags for bad pictures change them."""
+    with training_args.main_process_first(desc="audit"):
+        draw_builtin_posts(data_args, training_args)
+        if training_args.process_index != 0:
+            return
+        seed = training_args.seed if data_args.split_seed is None else data_args.split_seed
+        posts = load_for_audit(data_args, seed=seed, problem_type=model_args.problem_type)
+        tokenizer = new_tokenizer(data_args, posts) if "train" in posts.splits else None
+        found = audit_posts(posts, tokenizer, progress=not training_args.disable_tqdm)
+        print(write_audit(training_args.output_dir, found))
 
 
 def check_all_images(posts, data_args, training_args):

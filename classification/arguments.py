@@ -118,6 +118,13 @@ class ClassificationTrainingArguments(TrainingArguments):
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Start over in an output folder that holds an earlier run, deleting that run"}
     )
+    do_audit: bool = field(
+        default=False,
+        metadata={
+            "help": "Before anything else, try on the posts what must not be able to tell their labels (white space, "
+            "length, ids, files, copies, ...), and write audit.json, audit.md and audit.png. See docs/audit.md"
+        },
+    )
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of AdamW"})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule"})
     warmup_steps: float = field(default=0.05, metadata={"help": "Warm-up steps; below 1, a share of all steps"})

@@ -36,6 +36,7 @@ from .command_line import run_command
 from .counting_baselines import COUNTING, CountingClassifier, CountingTrainer
 from .data import load_posts
 from .evaluation import BASELINE_KEYS, name_baseline
+from .folds import check_folds, run_folds
 from .labels import SINGLE, resolve_class_weights
 from .output_dir import check_output_dir, start_run
 from .reports import summary, write_results
@@ -86,6 +87,9 @@ def main(argv=None):
     if {"-h", "--help"} & set(argv):
         return print(__doc__.strip())
     model_args, data_args, training_args, baseline_args, recipe = read_flags(argv)
+    check_folds(training_args, data_args)
+    if data_args.folds is not None and data_args.fold is None:
+        return run_folds(main, training_args, data_args, recipe)
     if training_args.seeds is not None:
         return run_seeds(main, training_args, recipe)
     checkpoint = [None]

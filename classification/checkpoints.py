@@ -124,6 +124,7 @@ def new_processor_and_model(model_args, data_args, posts):
 
 
 def new_tokenizer(data_args, posts):
+    """The one that --tokenizer_name names, or one of a vocabulary from the training texts."""
     max_length = data_args.max_seq_length or DEFAULT_MAX_SEQ_LENGTH
     name = data_args.tokenizer_name
     if name is None:

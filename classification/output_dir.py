@@ -21,6 +21,7 @@ PREDICTIONS_FILES = tuple(f"predictions.{suffix}" for suffix in PREDICTIONS_FORM
 
 REPORT_FILES = {split: f"{split}_report.json" for split in ("validation", "test")}
 TENSORBOARD_FOLDER = "runs"
+AUDIT_JSON, AUDIT_MD, AUDIT_PNG = AUDIT_FILES = ("audit.json", "audit.md", "audit.png")  # by --do_audit
 
 # What --overwrite_output_dir deletes besides checkpoints; config, code and tokenizer are overwritten in place.
 _WRITTEN_BY_A_RUN = (
@@ -54,6 +55,7 @@ _HARMLESS = {
     "save_total_limit",
     "report_to",
     "push_to_hub",
+    "do_audit",
     "do_eval",
     "do_predict",
     "predictions_format",
@@ -89,7 +91,7 @@ def check_output_dir(training_args, model_name_or_path, recipe):
             f"--output_dir {folder}: from here, `import {PACKAGE}` would find that folder in place of the package, "
             "which is installed in editable mode. Give another name."
         )
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir() or all(path.name in AUDIT_FILES for path in folder.iterdir()) and training_args.do_train:
         return None
     if not training_args.do_train:
         _check_results(folder, training_args, model_name_or_path)
@@ -165,7 +167,8 @@ def _check_results(folder, training_args, checkpoint):
     """Evaluation and prediction write into no unfinished run, and over no earlier result unless asked."""
     if (folder / RECIPE_FILE).is_file() and not (folder / RESULTS_FILE).is_file():
         raise ValueError(f"--output_dir {folder} holds an unfinished training run: give another --output_dir.")
-    written = [VALIDATION_FILE] if training_args.do_eval else []
+    written = [AUDIT_JSON] if training_args.do_audit else []
+    written += [VALIDATION_FILE] if training_args.do_eval else []
     written += [TEST_FILE, *PREDICTIONS_FILES] if training_args.do_predict else []
     # only predicting in the checkpoint's own folder, its calibration is read and stays
     if training_args.calibrate and (training_args.do_eval or Path(checkpoint).resolve() != folder.resolve()):

@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.trainer_callback import ProgressCallback
 
+from .audit_report import audit_for_card
 from .calibration import calibration_table, card_text
 from .labels import MULTI, REGRESSION, SINGLE
 from .metrics import DEFAULT_METRIC
@@ -229,6 +230,7 @@ def write_model_card(folder, *, model, processor, posts, reports, recipe, seed, 
         modalities=recipe.get("modalities", "text,image").replace(",", " and "),
         counts=posts.counts(),
         left_out=f" Left out: {posts.left_out()}." if posts.left_out() else "",
+        audit=audit_for_card(folder, posts),
         **_task(posts),
         num_parameters=f"{model.num_parameters():,}",
         start=f"trained further from `{_without_folders(start)}`" if start else "trained from scratch",
