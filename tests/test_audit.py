@@ -12,7 +12,10 @@ from running import SMALL, refused
 
 from hf_mamba import run_classification
 from hf_mamba.classification import audit_plots
+from hf_mamba.classification.audit import audit_posts, load_for_audit
 from hf_mamba.classification.audit_probes import Probe, score
+from hf_mamba.classification.builtin_data import write_builtin_posts
+from hf_mamba.classification.data import DataArguments
 
 
 def plant(splits, change, share=0.9, seed=1):
@@ -235,6 +238,12 @@ def test_an_audit_is_not_overwritten_unless_asked(tmp_path, monkeypatch):
     run_classification.main(argv)
     assert "audit.json" in refused(monkeypatch, argv)
     run_classification.main([*argv, "--overwrite_output_dir"])
+
+
+def test_the_built_in_posts_are_clean(tmp_path):
+    folder = write_builtin_posts(tmp_path / "b", train=400, validation=40, test=160, image_size=32, progress=False)
+    posts = load_for_audit(DataArguments(dataset_name=str(folder)), seed=0)
+    assert audit_posts(posts, progress=False).findings == []
 
 
 def test_noise_is_like_no_other():
