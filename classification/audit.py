@@ -124,7 +124,7 @@ def audit_posts(posts: Posts, tokenizer=None, *, progress: bool = True) -> Audit
     """
     scored = _scored_split(posts)
     classes, names, meaning = classes_of(posts)
-    pictures, facts = read_pictures(posts, progress=progress)
+    pictures, facts = read_pictures(posts, progress=progress and "image" in posts.columns)
     texts = {split: [text or "" for text in posts.column(split, "text")] for split in posts.splits}
     material = _Material(posts, texts, pictures, facts, classes, names, scored)
     audit = Audit(posts.source, posts.counts(), scored, meaning)
@@ -256,8 +256,9 @@ def _position_probe(material) -> Probe:
 
 def _score_copies(copy, truth, constant, num_probes) -> Score:
     """
-    The scored posts' own score. That copying tells the label may also be shown by all repeats together; what it is
-    worth is always counted on the scored posts. A whole post that repeats with its label is a warning at least.
+    The scored posts' own score. That copying tells the label may also be shown by all repeats together, unless it
+    gains nothing on the scored posts, on which its worth is always counted. A whole post that repeats with its label
+    is a warning at least.
     """
     scored = score(copy.scored, truth, constant, num_probes)
     most_common = int(np.bincount(copy.pooled_truth).argmax())
@@ -265,7 +266,8 @@ def _score_copies(copy, truth, constant, num_probes) -> Score:
     told = ("posts", "accuracy", "majority_accuracy", "lift_low", "lift_high")
     scored.details = {"repeats": {name: getattr(pooled, name) for name in told}}
     least = "warning" if scored.kind == ARTEFACT else "note"
-    if (scored.level != "clean" or pooled.lift_low > 0) and LEVELS.index(scored.level) < LEVELS.index(least):
+    by_all = copy.alike and pooled.lift_low > 0 and scored.lift > 0
+    if (scored.level != "clean" or by_all) and LEVELS.index(scored.level) < LEVELS.index(least):
         scored.level = least
     return scored
 

@@ -2,8 +2,9 @@
 
 A post is known again by keys. Two texts share a key if they are equal but for case, white space and addresses, or,
 loosely, if their character 4-grams overlap by four fifths (Jaccard; found by MinHash, then counted). Two pictures
-share one if their pixels are equal, or, loosely, if their difference hashes differ in at most 4 of 64 bits *and* a
-thumbnail of 9 x 8 pixels in at most 4 of 255 levels on average. Loose keys are those of connected groups.
+share one if their pixels are equal, or, loosely, if their difference hashes differ in at most 4 of 64 bits *and* no
+value of a thumbnail of 9 x 8 pixels by more than 16 of 255 levels: what is saved again changes a little everywhere,
+another picture of the same kind much somewhere. Loose keys are those of connected groups.
 
 That a part repeats is no finding by itself: a question may be asked of many pictures, a sentence may come from a
 template. What counts is whether the whole post repeats, or whether the labels of the repeats tell the label: the rule
@@ -24,7 +25,7 @@ from .audit_probes import ARTEFACT, SURFACE, Probe
 
 
 JACCARD = 0.8
-HAMMING, THUMBNAIL = 4, 4.0
+HAMMING, THUMBNAIL = 4, 16
 _SHINGLE, _BANDS, _ROWS = 4, 16, 4
 _CANDIDATES = 64  # compared with one picture, the nearest first: data of flat pictures have thousands
 _PRIME = (1 << 31) - 1
@@ -116,7 +117,7 @@ def groups_of_near_pictures(hashes: np.ndarray, thumbnails: np.ndarray) -> np.nd
                 others = others[np.argsort(distances[others], kind="stable")[:_CANDIDATES]]
             if len(others):
                 others = others + start
-                apart = np.abs(small[others] - small[start + row]).mean(1)
+                apart = np.abs(small[others] - small[start + row]).max(1)
                 pairs += [(start + row, other) for other in others[apart <= THUMBNAIL]]
     return _connected(pairs, len(signs))
 
@@ -172,11 +173,14 @@ class CopyProbe:
     Args:
         scored, pooled: the rule's answers
         pooled_truth: the classes of the posts that `pooled` is about
+        alike: whether repeats within training are the same kind of thing as those across splits. Parts that are
+            nearly the same need not be: a template or a topic makes such within training, and tells nothing of others
     """
 
     scored: Probe
     pooled: Probe
     pooled_truth: np.ndarray
+    alike: bool
 
 
 def copy_probes(keys: Keys, scored: str, classes: dict[str, np.ndarray], num_classes: int) -> list[CopyProbe]:
@@ -203,7 +207,8 @@ def copy_probes(keys: Keys, scored: str, classes: dict[str, np.ndarray], num_cla
         probe = Probe(f"copies: {name}", kind, np.array(list(across.values())), rows=rows)
         truth = np.concatenate([classes["train"][list(earlier)], classes[scored][rows]])
         answers = np.concatenate([np.array(list(earlier.values()), dtype=int), probe.answers])
-        probes.append(CopyProbe(probe, Probe(f"{probe.name}, in training too", kind, answers), truth))
+        alike = kind == ARTEFACT or "nearly" not in name
+        probes.append(CopyProbe(probe, Probe(f"{probe.name}, in training too", kind, answers), truth, alike))
     return probes
 
 

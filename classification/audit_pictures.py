@@ -48,9 +48,12 @@ class PictureFacts:
     small: np.ndarray
 
     def difference_hash(self) -> np.ndarray:
-        """dHash: whether each grey value of `small` is above its left neighbour's; 64 bools."""
+        """
+        dHash: whether each grey value of `small` is above its left neighbour's, by more than two levels, for in flat
+        areas saving again would toss a coin; 64 bools.
+        """
         grey = self.small.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-        return (grey[:, 1:] > grey[:, :-1]).ravel()
+        return (grey[:, 1:] > grey[:, :-1] + 2).ravel()
 
 
 def read_facts(source) -> PictureFacts | None:

@@ -139,7 +139,7 @@ def score(probe: Probe, truth: np.ndarray, constant: int, num_probes: int) -> Sc
 
 def _paired_interval(gained, lost, n, level):
     """Lift, and its exact interval given the number of posts on which the two differ."""
-    differ = gained + lost
+    differ = gained + lost  # McNemar's discordant posts
     if not differ:
         return 0.0, 0.0, 0.0
     share = binomtest(gained, differ).proportion_ci(level, method="exact")
@@ -218,13 +218,14 @@ def one_sided_tokens(texts, classes, num_classes):
     share = np.bincount(classes, minlength=num_classes) / len(classes)
     log_chance = counts * np.log(np.maximum(share[owner], 1e-12)) + np.log(len(counts))
     kept = np.flatnonzero((of_class.max(1) == counts) & (log_chance < np.log(0.05)))
-    kept = kept[np.argsort(-counts[kept], kind="stable")]
+    pairs = np.array([len(_parts(token, vectorizer)) for token in vectorizer.get_feature_names_out()[kept]])
+    kept = kept[np.lexsort((pairs, -counts[kept]))]  # of equally frequent ones, single tokens before pairs
     return vectorizer, kept, owner[kept], counts[kept]
 
 
 def token_probe(train_texts, scored_texts, classes, truth, names, constant):
     """
-    "A post with a token of one side only is of that side, any other of the most common class."
+    "A post with a token of one side only is of that side, any other of the class most common without such tokens."
 
     Returns:
         A Probe whose details list the tokens, {"token", "class", "train": posts with it in training, "scored": {class:
@@ -234,9 +235,11 @@ def token_probe(train_texts, scored_texts, classes, truth, names, constant):
     if found is None:
         return None
     vectorizer, columns, owner, counts = found
+    without = classes[np.asarray(vectorizer.transform(train_texts)[:, columns].sum(1)).ravel() == 0]
+    rest = int(np.bincount(without).argmax()) if len(without) else constant
     occurs = vectorizer.transform(scored_texts)[:, columns]
     votes = occurs @ (np.eye(len(names))[owner] * counts[:, None]) if len(columns) else np.zeros((len(truth), 1))
-    answers = np.where(votes.sum(1) > 0, votes.argmax(1), constant)
+    answers = np.where(votes.sum(1) > 0, votes.argmax(1), rest)
     tokens = vectorizer.get_feature_names_out()[columns]
     shown, seen = [], set()
     for index, token in enumerate(tokens):

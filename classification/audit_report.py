@@ -82,7 +82,7 @@ def _probe_table(audit):
                 percent(scored.accuracy),
                 f"{scored.f1_macro:.3f}",
                 percent(scored.majority_accuracy),
-                f"{100 * scored.lift:+.1f}",
+                f"{100 * scored.lift + 0.0:+.1f}",
                 f"{100 * scored.lift_low:+.1f} to {100 * scored.lift_high:+.1f}",
             ]
         )

@@ -74,7 +74,7 @@ def write_data(recipe, folder, builtin):
     name = recipe.get("dataset_name", "")
     if name.startswith("builtin"):
         return ["--dataset_name", str(builtin(name.partition(":")[2] or "binary"))]
-    files = [recipe[flag] for flag in recipe if flag.endswith("_file")]
+    files = [recipe[flag] for flag in recipe if flag.endswith("_file") and recipe[flag]]
     files += [f"{name}/{split}.jsonl" for split in SPLITS if name]
     for file in files:
         variable, _, path = file.partition("/")
@@ -90,7 +90,8 @@ def test_it_starts_trains_two_steps_and_evaluates(name, tmp_path, monkeypatch, b
     monkeypatch.setenv("HF_MAMBA_DATA", str(tmp_path / "data"))
     flags = [*write_data(recipe, tmp_path / "data", builtin), *(f"--{flag}={value}" for flag, value in SMALL.items())]
     seeds = ["--seeds", "7"] if "seeds" in recipe else []
-    metrics = run_classification.main([name, *flags, *seeds, "--output_dir", str(tmp_path / "run")])
+    fold = ["--fold", "1"] if "folds" in recipe else []
+    metrics = run_classification.main([name, *flags, *seeds, *fold, "--output_dir", str(tmp_path / "run")])
     run = tmp_path / "run" / ("seed-7" if seeds else "")
     state = json.loads((run / "trainer_state.json").read_text("utf-8"))
     assert state["global_step"] == 2
