@@ -26,6 +26,7 @@ import yaml
 
 from .arguments import RECIPES_FOLDER, find_recipe, parse_arguments
 from .command_line import run_command
+from .folds import FOLDS_RECIPE_FILE, FOLDS_RESULTS_FILE
 from .ledger_rows import (
     MEASURED_FILE,
     RESULTS_FOLDER,
@@ -46,25 +47,33 @@ _SCRIPT = "run_classification.py"
 _MODULES = "hf_mamba.classification."
 
 
+# Of a folder of several runs: its recipe, its results, and the folders of the runs
+_GROUPS = (
+    (SEEDS_RECIPE_FILE, SEEDS_RESULTS_FILE, lambda recipe: [f"seed-{seed}" for seed in recipe["seeds"]]),
+    (FOLDS_RECIPE_FILE, FOLDS_RESULTS_FILE, lambda recipe: [f"fold-{n}" for n in range(1, recipe["folds"] + 1)]),
+)
+
+
 class Unfinished(ValueError):
     """A folder whose runs have not ended."""
 
 
 def runs_of(folder):
     """
-    The folders of the runs in an output folder, one, or one for each seed.
+    The folders of the runs in an output folder, one, or one for each seed or fold.
 
     Raises:
         Unfinished: not all of them have ended.
         ValueError: it is no output folder.
     """
     folder = Path(folder)
-    if (folder / SEEDS_RECIPE_FILE).is_file():
-        seeds = _read(folder / SEEDS_RECIPE_FILE)["seeds"]
-        runs = [folder / f"seed-{seed}" for seed in seeds]
+    for recipe_file, results_file, runs_in in _GROUPS:
+        if not (folder / recipe_file).is_file():
+            continue
+        runs = [folder / name for name in runs_in(_read(folder / recipe_file))]
         missing = [path for run in runs for path in (run / RESULTS_FILE,) if not path.is_file()]
-        if missing or not (folder / SEEDS_RESULTS_FILE).is_file():
-            what = missing[0] if missing else folder / SEEDS_RESULTS_FILE
+        if missing or not (folder / results_file).is_file():
+            what = missing[0] if missing else folder / results_file
             raise Unfinished(f"{folder} is not finished: there is no {what}. Repeat its command, which goes on.")
         return runs
     if not (folder / RECIPE_FILE).is_file():
@@ -95,7 +104,8 @@ def measure(folders, *, folds=False):
     """
     runs = [run for folder in folders for run in runs_of(folder)]
     recipes = [_read(run / RECIPE_FILE) for run in runs]
-    may_differ = ("seed", "split_seed", *(_DATA_FLAGS if folds else ()))
+    folds = folds or "fold" in recipes[0]
+    may_differ = ("seed", "split_seed", *((*_DATA_FLAGS, "fold") if folds else ()))
     for run in runs[1:]:
         if differing := differing_flags(run / RECIPE_FILE, recipes[0], may_differ):
             hint = "" if folds else " For other data of one recipe give --folds."
@@ -164,7 +174,8 @@ def data_in_words(recipe, folds=False):
     files = {flag: recipe[flag] for flag in ("train_file", "validation_file", "test_file") if recipe.get(flag)}
     short = {flag: _short_path(path) for flag, path in files.items()}
     words = [f"{flag.removesuffix('_file')}: {path}" for flag, path in short.items()]
-    return ("folds of " if folds else "") + "; ".join(words)
+    of_folds = f"{recipe['folds']} folds of " if "folds" in recipe else "folds of "
+    return (of_folds if folds else "") + "; ".join(words)
 
 
 def _short_path(path):
@@ -231,7 +242,10 @@ def check_command(command, recipe_file=None, folds=False):
     *_, recipe = parse_arguments(argv)
     may_differ = ("seed", "split_seed", *(_DATA_FLAGS if folds else ()))
     harmless = ("seeds", *may_differ) if recipe_file.name == RECIPE_FILE else ()
-    if differing := differing_flags(recipe_file, recipe, harmless):
+    *_, defaults = parse_arguments([])
+    recorded = _read(recipe_file)
+    new = [flag for flag in recipe if flag not in recorded and recipe[flag] == defaults.get(flag)]  # came later
+    if differing := differing_flags(recipe_file, recipe, (*harmless, *new)):
         raise ValueError(
             f"The command {command!r} gives another recipe than {recipe_file} ({differing}). Give the command that "
             "was run; if a recipe of the project has changed since, record from a checkout of the run's commit."
@@ -252,8 +266,8 @@ def describe(recipe):
 
 def make_line(folders, *, table, row, machine_kind, command, commit, words, what=None, folds=False):
     """A line of measured.jsonl for finished runs, its keys in the order of the file."""
-    recipe_file = Path(folders[0]) / SEEDS_RECIPE_FILE
-    recipe_file = recipe_file if recipe_file.is_file() else Path(folders[0]) / RECIPE_FILE
+    names = [name for name, *_ in _GROUPS if (Path(folders[0]) / name).is_file()]
+    recipe_file = Path(folders[0]) / (names[0] if names else RECIPE_FILE)
     found = measure(folders, folds=folds)
     recipe = _read(recipe_file)
     check_command(command, None if recipe.get("baseline") else recipe_file, folds)

@@ -80,7 +80,7 @@ def write_data(recipe, folder, builtin):
         variable, _, path = file.partition("/")
         assert variable == "$HF_MAMBA_DATA", f"{file} is on no other machine"
         split = Path(path).stem
-        write_posts(folder / path, SPLITS.get(split, SPLITS["test"]), recipe)
+        write_posts(folder / path, SPLITS.get(split, SPLITS["test"]) * recipe.get("folds", 1), recipe)
     return []
 
 
