@@ -7,7 +7,7 @@ posts if there are no labelled test posts); repeats, conflicting labels, label b
 finding gets a level: leak, warning, note; what is none of these is clean. docs/audit.md says what each probe is.
 """
 
-import logging
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -21,11 +21,9 @@ from .audit_pictures import PictureFacts, read_pictures
 from .audit_probes import ARTEFACT, LEVELS, ORDER, SURFACE, Probe, Score, neighbour_probe, score, token_probe
 from .audit_probes import tree_probe as fit_tree
 from .data import Posts, load_posts
-from .labels import MULTI, REGRESSION, SINGLE
+from .labels import REGRESSION, SINGLE
 from .messy_posts import BAD_IMAGE, IMAGES_LEFT_OUT
 
-
-logger = logging.getLogger(__name__)
 
 RAW_WHITE_SPACE = "white space, raw text"
 _MAX_CLASSES = 20  # of sets of labels: the rarer ones are one class
@@ -167,9 +165,9 @@ def classes_of(posts: Posts) -> tuple[dict[str, np.ndarray], list[str], str]:
             median = float(labels["train"].mean())
         above = {split: (values > median).astype(int) for split, values in labels.items()}
         return above, [f"up to {median:.4g}", f"above {median:.4g}"], "numbers above the training median, or not"
-    assert posts.problem_type == MULTI
     sets = {split: [tuple(np.flatnonzero(row)) for row in values] for split, values in labels.items()}
-    counted = sorted(set(sets["train"]), key=lambda each: (-sets["train"].count(each), each))[:_MAX_CLASSES]
+    number = Counter(sets["train"])
+    counted = sorted(number, key=lambda each: (-number[each], each))[:_MAX_CLASSES]
     names = [" + ".join(posts.label_names[i] for i in each) or "none" for each in counted]
     ids = {each: index for index, each in enumerate(counted)}
     classes = {split: np.array([ids.get(each, len(counted)) for each in of]) for split, of in sets.items()}
