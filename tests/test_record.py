@@ -102,6 +102,30 @@ def test_a_line_says_what_the_folders_hold(results, tmp_path):
     assert str(tmp_path) not in (results / "measured.jsonl").read_text()
 
 
+def test_the_folds_of_one_command_are_one_row(results, tmp_path):
+    folder, values = tmp_path / "folds", (0.8, 0.9)
+    command = "python run_classification.py quickstart --folds 2"
+    recipe = parse_arguments(command.split()[2:])[-1] | {"output_dir": str(folder)}
+    for fold, value in enumerate(values, start=1):
+        write_run(folder / f"fold-{fold}", recipe | {"fold": fold}, value)
+    (folder / "folds_recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert "is not finished" in refused(results, folder, command=command)
+    (folder / "folds_results.json").write_text("{}")
+    [line] = record(results, folder, command=command)
+    assert (line["over"], tuple(line["scores"]["accuracy"]["values"])) == ("folds", values)
+
+
+def test_a_flag_that_came_later_is_no_other_recipe_at_its_default(results, tmp_path):
+    command = write_seeds(tmp_path / "runs")
+    recipe_file = tmp_path / "runs" / "seeds_recipe.yaml"
+    recipe = yaml.safe_load(recipe_file.read_text())
+    assert recipe.pop("calibrate_metric") == "accuracy"
+    recipe_file.write_text(yaml.safe_dump(recipe))
+    assert record(results, tmp_path / "runs", command=command)
+    other = f"{command} --calibrate_metric f1_macro"
+    assert "calibrate_metric" in refused(results, tmp_path / "runs", command=other, flags=["--replace"])
+
+
 def test_one_run_has_no_deviation_and_two_no_interval(results, tmp_path):
     for row, values in (("reference", [0.8]), ("flat", [0.8, 0.9])):
         command = write_seeds(tmp_path / row, values=values)
