@@ -37,15 +37,17 @@ def causal_conv_silu(x, weight, bias=None):
     k = weight.shape[-1]
     if causal_conv1d_fn is not None and x.is_cuda and 2 <= k <= 4:  # the widths that the kernel has
         return causal_conv1d_fn(x.transpose(1, 2), weight[:, 0], bias, activation="silu").transpose(1, 2)
+    dtype = x.dtype if x.is_cuda else None  # under autocast, where half the memory is half the time
     if torch.is_autocast_enabled(x.device.type):
         x, weight = x.float(), weight.float()
         bias = bias if bias is None else bias.float()
+    if torch.compiler.is_compiling():
+        return F.silu(_convolve_in_one_expression(x, weight[:, 0], bias)).to(dtype or x.dtype)
     needs_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
     if runs_on_cpu_kernels(x, weight, bias):
         return (_FusedConvSilu.apply if needs_grad else conv_silu)(x, weight[:, 0], bias)
-    if needs_grad:
-        return F.silu(_CausalConv.apply(x, weight[:, 0], bias))
-    return F.silu(_convolve(x, weight[:, 0], bias))
+    convolve = _CausalConv.apply if needs_grad else _convolve
+    return F.silu(convolve(x, weight[:, 0], bias)).to(dtype or x.dtype)
 
 
 def _convolve(x, weight, bias):
@@ -55,6 +57,14 @@ def _convolve(x, weight, bias):
     for shift in range(1, min(k, l)):
         y[:, shift:].addcmul_(x[:, : l - shift], weight[:, k - 1 - shift])
     return y
+
+
+def _convolve_in_one_expression(x, weight, bias):
+    """`_convolve` without writing in place: a compiler makes one kernel of it, and one of its gradient."""
+    k, l = weight.shape[-1], x.shape[1]
+    padded = F.pad(x, (0, 0, k - 1, 0))
+    y = sum(padded[:, j : j + l] * weight[:, j] for j in range(k))
+    return y if bias is None else y + bias
 
 
 class _CausalConv(torch.autograd.Function):

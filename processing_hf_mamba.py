@@ -13,6 +13,7 @@ from .transformers_version import check_transformers_version  # noqa: F401 - bef
 
 # isort: split
 import base64
+import operator
 import os
 from collections.abc import Sequence
 from contextlib import contextmanager, suppress
@@ -190,6 +191,20 @@ def cut_into_patches(images: np.ndarray, patch_size: int) -> np.ndarray:
     return patches.reshape(b, rows * columns, patch_size * patch_size * c)
 
 
+def scale_patches(patches, rescale_factor=None, mean=None, std=None):
+    """
+    Rescale and normalise patches (..., patch_size**2 * c) of float32 in place: an array, or a tensor on any device,
+    with the same bits. `mean` and `std` have a value for each channel, or for each value of a patch.
+    """
+    if rescale_factor is not None:
+        patches *= float(rescale_factor)
+    for statistic, operate in ((mean, operator.isub), (std, operator.itruediv)):
+        if statistic is not None:
+            if not isinstance(statistic, torch.Tensor):  # np.resize repeats the channels' values for every pixel
+                statistic = np.resize(np.float32(statistic), patches.shape[-1])
+            operate(patches, statistic)
+
+
 @contextmanager
 def _code_left_in_place(folder, *parts):
     """Let `parts` save into the very folder this module lies in, as in a checkout.
@@ -223,7 +238,8 @@ class HFMambaImageProcessor(PilBackend):
     Takes one image or a list of them: whatever `load_rgb_image` takes, or an array or tensor (h, w), (h, w, c) or
     (c, h, w); floats are taken on the scale 0..255 unless `do_rescale=False`, as in transformers. Returns
 
-        pixel_values           (images, patches, patch_size**2 * c) float32
+        pixel_values           (images, patches, patch_size**2 * c) float32; of 8-bit images with neither do_rescale
+                               nor do_normalize uint8
         pixel_attention_mask   (images, patches) int64, all ones
 
     Raises:
@@ -329,16 +345,15 @@ class HFMambaImageProcessor(PilBackend):
         wrong = next((image.shape for image in images if image.shape != expected), None)
         if wrong:
             raise ValueError(f"image (h, w, c) is {wrong}, not {expected}: use do_resize, do_convert_rgb or that size")
-        patches = cut_into_patches(np.stack(images), patch_size).astype(np.float32)
-        if do_rescale:
-            patches *= np.float32(kwargs["rescale_factor"])
+        patches = cut_into_patches(np.stack(images), patch_size)
         if do_normalize:
             for name, statistic in (("image_mean", image_mean), ("image_std", image_std)):
                 if np.size(statistic) not in (1, expected[-1]):
                     raise ValueError(f"{name} {statistic} does not fit images of {expected[-1]} channels")
-            # np.resize repeats the channels' values for every pixel of a patch
-            patches -= np.resize(np.float32(image_mean), patches.shape[-1])
-            patches /= np.resize(np.float32(image_std), patches.shape[-1])
+        if do_rescale or do_normalize or patches.dtype != np.uint8:
+            patches = patches.astype(np.float32)
+            statistics = (image_mean, image_std) if do_normalize else (None, None)
+            scale_patches(patches, kwargs["rescale_factor"] if do_rescale else None, *statistics)
         data = {"pixel_values": patches, "pixel_attention_mask": np.ones(patches.shape[:2], dtype=np.int64)}
         if return_tensors is None:
             data = {name: list(array) for name, array in data.items()}

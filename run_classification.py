@@ -335,7 +335,9 @@ def build_trainer(posts, processor, model, metrics, training_args):
         args=training_args,
         train_dataset=train_posts,
         eval_dataset=posts.splits.get("validation"),
-        data_collator=PostCollator(processor, posts.image_cache),
+        data_collator=PostCollator(
+            processor, posts.image_cache, as_bytes=True, pad_to_max_length=training_args.pad_to_max_length
+        ),
         processing_class=processor,
         compute_metrics=compute_metrics_for_trainer(metrics),
     )

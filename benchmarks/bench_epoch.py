@@ -4,23 +4,28 @@ Posts per second of the data path alone, of the model alone, and of both togethe
     python benchmarks/bench_epoch.py --threads 2                          # 512 generated posts with photos
     python benchmarks/bench_epoch.py --threads 2 --photo_size 4000x3000 --posts 64 --reduce_jpeg true
     python benchmarks/bench_epoch.py --threads 2 --recipe mvsa_single     # that recipe's posts and model
+    python benchmarks/bench_epoch.py --device cuda --posts 19816 --photo_size 224x224 --passes 100 $PAPER
 
 Prints Markdown. "Decoded at each use" is the data path without the cache of decoded pictures, "cached" with it; the
 first pass over the pictures, which finds damaged ones, is what fills the cache. Every pass reads shuffled batches as
 training does. Figures are medians of passes that take turns, so that a noisy machine disturbs all alike. Files are
 most likely in the operating system's own cache already: a cold disk comes on top. Where others use the same cores,
 OMP_WAIT_POLICY=passive keeps the model's threads from waiting for each other at full speed. Further flags are those of
-run_classification.py: --image_size 224, --dataloader_num_workers 2, ...
+run_classification.py: --image_size 224, --dataloader_num_workers 2, ... The last command then trains as many posts as
+Twitter Sarcasm has, as often as the paper does, by run_classification.py, and prints its time; PAPER are the paper's
+sizes and what suits a GPU (results/performance.md has it in full).
 """
 
 import argparse
 import json
 import logging
+import os
 import random
 import statistics
 import tempfile
 import time
 from itertools import cycle, islice
+from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
@@ -33,19 +38,31 @@ from hf_mamba.classification.arguments import parse_arguments
 from hf_mamba.classification.checkpoints import new_image_processor, new_processor_and_model
 from hf_mamba.classification.data import PostCollator, check_images, load_posts
 from hf_mamba.classification.image_cache import open_image_cache
+from hf_mamba.classification.post_trainer import PixelScale
+from hf_mamba.run_classification import main as run_classification
+
+
+def write_photos(folder, rows, width, height):
+    """A JPEG for each of the rows: smooth colours under grain, as a photo has."""
+    grain = np.random.default_rng(0).normal(0, 6, (height, width, 3)).astype(np.float32)
+    for row in rows:
+        colours = np.random.default_rng(row).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+        smooth = np.asarray(Image.fromarray(colours).resize((width, height), 3))
+        photo = np.clip(smooth + grain, 0, 255).astype(np.uint8)
+        Image.fromarray(photo).save(folder / f"{row}.jpg", quality=85)
 
 
 def write_posts(folder, count, photo_size):
-    """`count` posts of 5 to 20 words with a JPEG each: smooth colours under grain, as a photo has."""
+    """`count` posts of 5 to 20 words with a JPEG each."""
     folder.mkdir()
-    width, height = map(int, photo_size.split("x"))
-    generator, words = np.random.default_rng(0), random.Random(0)
-    grain = generator.normal(0, 6, (height, width, 3)).astype(np.float32)
+    processes, words = os.cpu_count(), random.Random(0)
+    with Pool(processes) as pool:
+        jobs = [
+            (folder, range(first, count, processes), *map(int, photo_size.split("x"))) for first in range(processes)
+        ]
+        pool.starmap(write_photos, jobs)
     with open(folder / "train.jsonl", "w") as file:
         for row in range(count):
-            smooth = Image.fromarray(generator.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((width, height), 3)
-            photo = np.clip(np.asarray(smooth) + grain, 0, 255).astype(np.uint8)
-            Image.fromarray(photo).save(folder / f"{row}.jpg", quality=85)
             text = " ".join(f"w{words.randrange(3000)}" for _ in range(words.randint(5, 20)))
             file.write(json.dumps({"text": text, "image": f"{row}.jpg", "label": "ab"[row % 2]}) + "\n")
     return folder / "train.jsonl"
@@ -55,19 +72,37 @@ def posts_per_second(step, batches, batch_size):
     """`step` on each of the batches; the first, in which workers start, isn't counted."""
     batches, count = iter(batches), 0
     step(next(batches))
-    start = time.perf_counter()
+    start = clock()
     for batch in batches:
         step(batch)
         count += batch_size
-    return count / (time.perf_counter() - start)
+    return count / (clock() - start)
 
 
-def make_training_step(model):
-    optimizer = torch.optim.AdamW(model.parameters())
+def clock():
+    """Seconds, all kernels done."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def make_training_step(model, processor, training_args):
+    """As Trainer's."""
+    on_gpu = model.device.type == "cuda"
+    optimizer = torch.optim.AdamW(model.parameters(), fused=on_gpu)
+    if training_args.torch_compile:
+        model = torch.compile(model, mode=training_args.torch_compile_mode)
+    scales = {}
 
     def step(batch):
+        batch = {name: x.to(model.device, non_blocking=True) for name, x in batch.items()}
+        if "pixel_values" in batch:
+            scale = scales.setdefault(0, PixelScale(processor.image_processor, batch["pixel_values"]))
+            batch["pixel_values"] = scale(batch["pixel_values"])
         optimizer.zero_grad()
-        model(**batch).loss.backward()
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=training_args.bf16):
+            loss = model(**batch).loss
+        loss.backward()
         optimizer.step()
 
     return step
@@ -81,17 +116,20 @@ def first_pass(posts, cache):
     return sum(map(len, posts.splits.values())) / (time.perf_counter() - start)
 
 
-def measure(posts, processor, model, cache, args, batch_size, num_workers):
+def measure(posts, processor, model, cache, args, training_args):
     """(pictures, what) -> posts per second, a list with one figure for each repeat."""
-    train, step = posts.splits["train"], make_training_step(model)
+    train, step = posts.splits["train"], make_training_step(model, processor, training_args)
+    batch_size, num_workers = training_args.per_device_train_batch_size, training_args.dataloader_num_workers
     loaders = {
         name: DataLoader(
             train,
             batch_size=batch_size,
             shuffle=True,
             drop_last=True,
-            collate_fn=PostCollator(processor, used),
+            collate_fn=PostCollator(processor, used, as_bytes=True, pad_to_max_length=training_args.pad_to_max_length),
             num_workers=num_workers,
+            pin_memory=args.device == "cuda",
+            persistent_workers=num_workers > 0,
         )
         for name, used in (("decoded at each use", None), ("cached", cache))
     }
@@ -114,6 +152,8 @@ def main():
     parser.add_argument("--recipe", help="posts and model of this recipe, by name or path; default: generated posts")
     parser.add_argument("--posts", type=int, default=512, help="posts to generate")
     parser.add_argument("--photo_size", default="1600x1200", help="of the generated photos")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--passes", type=int, help="then train so often over all posts by run_classification.py")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--steps", type=int, default=8, help="batches per pass")
     parser.add_argument("--repeats", type=int, default=9)
@@ -128,7 +168,10 @@ def main():
             else ["--train_file", write_posts(folder / "posts", args.posts, args.photo_size)]
         )
         argv += [*flags, "--output_dir", folder / "run", "--image_cache", folder / "cache" / "pictures"]
-        run(args, *parse_arguments(map(str, argv))[:3])
+        argv = [*map(str, argv)]
+        run(args, *parse_arguments(argv)[:3])
+        if args.passes:
+            train(argv, args)
 
 
 def run(args, model_args, data_args, training_args):
@@ -141,15 +184,14 @@ def run(args, model_args, data_args, training_args):
         "check of what is cached": first_pass(posts, cache := open_image_cache(data_args, image_processor)),
     }
     processor, model = new_processor_and_model(model_args, data_args, posts)
-    batch_size = training_args.per_device_train_batch_size
-    num_workers = training_args.dataloader_num_workers
-    figures = measure(posts, processor, model.train(), cache, args, batch_size, num_workers)
+    figures = measure(posts, processor, model.to(args.device).train(), cache, args, training_args)
 
     size = image_processor.size.height
     what = f"recipe {args.recipe}" if args.recipe else f"{args.posts} generated posts, photos {args.photo_size}"
     print(
-        f"{what}; pictures to {size}x{size}, batch {batch_size}, {args.threads} thread(s), {num_workers} workers, "
-        f"torch {torch.__version__}, Pillow {pillow_version}; posts per second\n"
+        f"{what}; pictures to {size}x{size}, batch {training_args.per_device_train_batch_size}, {args.threads} "
+        f"thread(s), {training_args.dataloader_num_workers} workers, {args.device}, torch {torch.__version__}, Pillow "
+        f"{pillow_version}; posts per second\n"
     )
     print("| first pass over the pictures | posts/s |\n|---|---|")
     print("\n".join(f"| {name} | {value:,.0f} |" for name, value in checks.items()))
@@ -158,6 +200,17 @@ def run(args, model_args, data_args, training_args):
         data, alone, both = (figures[name, column] for column in ("data", "model", "both"))
         limit, share = "model" if data > alone else "data path", both / alone
         print(f"| {name} | {data:,.0f} | {alone:,.0f} | {both:,.0f} ({share:.0%} of the model alone) | {limit} |")
+
+
+def train(argv, args):
+    """Prints what Trainer says of a whole training, from its first step to its last, compiling and all."""
+    more = ["--do_train", "--num_train_epochs", str(args.passes), "--disable_tqdm", "true", "--eval_strategy", "no"]
+    more += ["--save_strategy", "no", "--validation_split", "0", "--use_cpu", str(args.device == "cpu")]
+    run_classification([*argv, *more])
+    output_dir = Path(argv[argv.index("--output_dir") + 1])
+    found = json.loads((output_dir / "train_results.json").read_text())
+    seconds, rate = found["train_runtime"], found["train_samples_per_second"]
+    print(f"\n{args.passes} passes by run_classification.py: {seconds:,.0f} s, {rate:,.0f} posts/s")
 
 
 if __name__ == "__main__":

@@ -4,12 +4,15 @@ The paper's model (5 + 5 + 5 blocks, hidden size 64) against the same model buil
     python benchmarks/bench_model.py --threads 1                # forward at batch 1, training steps at batch 8
     python benchmarks/bench_model.py --threads 1 --removed 128  # a step at batch 128 against that without any scan
     python benchmarks/bench_model.py --threads 1 --lengths      # one block of each kind over length 128 to 8,192
+    python benchmarks/bench_model.py --device cuda --bf16       # steps at batch 128, and compiled with CUDA graphs
+    python benchmarks/bench_model.py --device cuda --bf16 --lengths                      # over length 324 to 65,536
 
 Prints Markdown. Models take turns step by step, so that a noisy machine disturbs all alike: medians and ratios are
 what counts. Peers: transformers' own MambaBlock, eager and (if mambapy can be imported: `pip install mambapy`) with
 its parallel scan; "scan removed" is ours with y = (u + Δ) * silu(z) in the scan's place, all projections kept;
 "attention" is a pre-norm Transformer block of about the same number of parameters, with PyTorch's
-scaled_dot_product_attention.
+scaled_dot_product_attention; "ours, compiled" is torch.compile's mode "reduce-overhead", which on a GPU runs CUDA
+graphs.
 """
 
 import argparse
@@ -26,7 +29,7 @@ from transformers.utils.import_utils import is_mambapy_available
 
 from hf_mamba import HFMambaConfig, HFMambaForSequenceClassification, modeling_hf_mamba
 from hf_mamba.modeling_hf_mamba import HFMambaBlock
-from hf_mamba.selective_scan import resolve_scan_implementation, selective_scan
+from hf_mamba.selective_scan import check_scan_implementation, resolve_scan_implementation, selective_scan
 
 
 NUM_TOKENS, NUM_PATCHES = 15, 196  # the paper's Twitter setting: 15 tokens, a 224 x 224 image in 16 x 16 patches
@@ -66,6 +69,10 @@ class AttentionBlock(HFMambaBlock):
 BLOCKS = {
     "ours": lambda config: HFMambaBlock(config),
     "ours, torch path": lambda config: HFMambaBlock(config, "torch"),
+    "ours, triton": lambda config: HFMambaBlock(config, "triton"),
+    "ours, compiled": lambda config: HFMambaBlock(config, "triton"),
+    "ours, mamba_ssm": lambda config: HFMambaBlock(config, "mamba_ssm"),
+    "attention, compiled": lambda config: AttentionBlock(config),
     "scan removed": lambda config: HFMambaBlock(config, "reference"),  # which `remove_scan` replaces
     "transformers": lambda config: TransformersBlock(config),
     "mambapy": lambda config: TransformersBlock(config, use_mambapy=True),
@@ -106,18 +113,30 @@ def build(name):
     model = HFMambaForSequenceClassification(config)
     for stack in (model.model.text_stack, model.model.image_stack, model.model.fusion_stack):
         stack.layers = nn.ModuleList(BLOCKS[name](config) for _ in stack.layers)
-    return model
+    model = model.to(settings.device)
+    return torch.compile(model, mode="reduce-overhead", fullgraph=True) if name.endswith("compiled") else model
 
 
 def make_batch(batch_size, with_image=True):
     torch.manual_seed(1)
     batch = {"input_ids": torch.randint(2, 8000, (batch_size, NUM_TOKENS)), "labels": torch.arange(batch_size) % 2}
-    return batch | ({"pixel_values": torch.randn(batch_size, NUM_PATCHES, 768)} if with_image else {})
+    batch |= {"pixel_values": torch.randn(batch_size, NUM_PATCHES, 768)} if with_image else {}
+    return {name: x.to(settings.device) for name, x in batch.items()}
+
+
+def autocast():
+    return torch.autocast(settings.device, torch.bfloat16, enabled=settings.bf16)
 
 
 def forward_of(model, batch):
     model.eval()
-    return torch.inference_mode()(lambda: model(**batch))
+
+    @torch.inference_mode()
+    def run():
+        with autocast():
+            model(**batch)
+
+    return run
 
 
 def gradients_of(model, batch):
@@ -126,7 +145,9 @@ def gradients_of(model, batch):
 
     def run():
         model.zero_grad()
-        model(**batch).loss.backward()
+        with autocast():
+            loss = model(**batch).loss
+        loss.backward()
 
     return run
 
@@ -134,11 +155,13 @@ def gradients_of(model, batch):
 def step_of(model, batch):
     """Forward, backward and AdamW."""
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters())
+    optimizer = torch.optim.AdamW(model.parameters(), fused=settings.device == "cuda")
 
     def run():
         optimizer.zero_grad()
-        model(**batch).loss.backward()
+        with autocast():
+            loss = model(**batch).loss
+        loss.backward()
         optimizer.step()
 
     return run
@@ -158,6 +181,11 @@ def medians(functions, repeats):
 
 def peak_mebibytes(function):
     """What torch's allocator held at once beyond what it held before."""
+    if settings.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         function()
     held = peak = 0
@@ -175,7 +203,9 @@ def print_table(what, names, make, batch, repeats, build=build):
     for name in names:
         parameters = sum(p.numel() for p in models[name].parameters())
         cells = [what, name, f"{median[name]:.1f}", f"{median[name] / median[names[0]]:.2f}", f"{parameters:,}"]
-        print(f"| {' | '.join(cells)} | {peak_mebibytes(functions[name]):.0f} |", flush=True)
+        # a CUDA graph's memory is its own, and taken once
+        peak = "-" if name.endswith("compiled") else f"{peak_mebibytes(functions[name]):.0f}"
+        print(f"| {' | '.join(cells)} | {peak} |", flush=True)
 
 
 def compare_lengths(names, repeats):
@@ -183,48 +213,74 @@ def compare_lengths(names, repeats):
     config = HFMambaConfig(**WITHOUT_DROPOUT)
 
     def make(block, x):
+        mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+
         def run():
             block.zero_grad()
-            block(x, torch.ones(x.shape[:2], dtype=torch.bool)).square().mean().backward()
+            with autocast():
+                loss = block(x, mask).square().mean()
+            loss.backward()
 
         return run
 
-    for length in (128, 256, 512, 1024, 2048, 4096, 8192):
+    on_gpu = settings.device == "cuda"
+    lengths = (324, 1024, 4096, 16384, 65536) if on_gpu else (128, 256, 512, 1024, 2048, 4096, 8192)
+    for length in lengths:
         # quadratic in length, and seconds already at 512
         chosen = [name for name in names if name != "transformers" or length <= 512]
-        x = torch.randn(1, length, config.hidden_size)
-        print_table(f"one block, length {length}", chosen, make, x, repeats, lambda name: BLOCKS[name](config).train())
+        x = torch.randn(1, length, config.hidden_size, device=settings.device)
+        blocks = {name: BLOCKS[name](config).to(settings.device).train() for name in names}
+        print_table(f"one block, length {length}", chosen, make, x, repeats, blocks.get)
 
 
 def clock():
-    """Seconds: of the clock on the wall or, with --cpu_time, of this process on a processor."""
-    return time.process_time() if cpu_time else time.perf_counter()
+    """Seconds: of the clock on the wall, all kernels done, or, with --cpu_time, of this process on a processor."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.process_time() if settings.cpu_time else time.perf_counter()
 
 
-cpu_time = False
+settings = argparse.Namespace(device="cpu", bf16=False, cpu_time=False)  # the flags
+
+
+def on_cuda(names, args):
+    """The tables of a GPU, at the paper's batch."""
+    try:
+        check_scan_implementation("mamba_ssm")
+    except ValueError:
+        names = [name for name in names if name != "ours, mamba_ssm"]
+    if args.lengths:
+        return compare_lengths([name for name in names if not name.endswith("compiled")], args.repeats)
+    batch = make_batch(128)
+    print_table("training step, batch 128", names, step_of, batch, args.repeats)
+    print_table("forward, batch 128", names, forward_of, batch, args.repeats)
+    print_table("forward, batch 1, with image", names, forward_of, make_batch(1), args.repeats)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=8, help="posts in a training step")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--bf16", action="store_true", help="under autocast to bfloat16")
+    parser.add_argument("--batch", type=int, default=8, help="posts in a training step, on CPU")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--removed", type=int, metavar="BATCH", help="only a step with and without the scan")
     parser.add_argument("--lengths", action="store_true", help="only one block over lengths")
     parser.add_argument("--cpu_time", action="store_true", help="for a busy machine, with one thread only")
-    args = parser.parse_args()
-    global cpu_time
-    cpu_time = args.cpu_time
+    args = parser.parse_args(namespace=settings)
     torch.set_num_threads(args.threads)
     remove_scan()
     peers = ["transformers", *(["mambapy"] if is_mambapy_available() else [])]
+    where = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} thread(s)"
     print(
-        f"15 tokens + 196 patches, 5 + 5 + 5 blocks, hidden size 64, fp32, scan: "
-        f"{resolve_scan_implementation('auto', 'cpu')}; torch {torch.__version__}, transformers "
-        f"{transformers.__version__}, {args.threads} thread(s), {args.repeats} repeats"
-        f"{', processor time' * args.cpu_time}\n"
+        f"15 tokens + 196 patches, 5 + 5 + 5 blocks, hidden size 64, {'bf16' if args.bf16 else 'fp32'}, scan: "
+        f"{resolve_scan_implementation('auto', args.device)}; torch {torch.__version__}, transformers "
+        f"{transformers.__version__}, {where}, {args.repeats} repeats{', processor time' * args.cpu_time}\n"
     )
     print("| what | blocks | ms | over the first | parameters | peak MiB |\n|---|---|---|---|---|---|")
+    if args.device == "cuda":
+        names = ["ours, triton", "ours, compiled", "ours, mamba_ssm", "ours, torch path", "scan removed"]
+        return on_cuda([*names, "attention", "attention, compiled"], args)
     if args.lengths:
         return compare_lengths(["ours", "attention", *peers], args.repeats)
     if args.removed:

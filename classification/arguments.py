@@ -190,6 +190,13 @@ class ClassificationTrainingArguments(TrainingArguments):
             "{low: 1.0e-4, high: 1.0e-2, log: true}. Default: see classification/search_space.py"
         },
     )
+    pad_to_max_length: bool = field(
+        default=False,
+        metadata={
+            "help": "Pad all texts to --max_seq_length, so that batches have one shape: what --torch_compile and CUDA "
+            "graphs want. Answers stay the same"
+        },
+    )
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log the training loss"})
     report_to: str = field(default="none", metadata={"help": "Trackers to report to, tensorboard for one"})
     dataloader_num_workers: int | None = field(

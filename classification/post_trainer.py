@@ -2,16 +2,43 @@
 
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from transformers import Trainer
 
 from ..modeling_hf_mamba import classification_loss
+from ..processing_hf_mamba import scale_patches
 from .share import check_may_write, explain_push
 from .targets import ScaledTargets
 
 
+class PixelScale:
+    """
+    Makes pixel_values (b, m, patch_dim) of uint8 what the image processor would have made of them, with the same bits.
+
+    Args:
+        image_processor: an HFMambaImageProcessor
+        pixels: such pixel_values; those to come have their width and device
+    """
+
+    def __init__(self, image_processor, pixels):
+        self.factor = image_processor.rescale_factor if image_processor.do_rescale else None
+        statistics = (image_processor.image_mean, image_processor.image_std) if image_processor.do_normalize else ()
+        self.statistics = [
+            torch.from_numpy(np.resize(np.float32(statistic), pixels.shape[-1])).to(pixels.device)
+            for statistic in statistics
+        ]
+
+    def __call__(self, pixels):
+        floats = pixels.float()
+        scale_patches(floats, self.factor, *self.statistics)
+        return floats
+
+
 class PostTrainer(ScaledTargets, Trainer):
     """transformers' Trainer, which would replace our model card by one about a fine-tuned text model."""
+
+    pixel_scale = None  # once there was a picture
 
     def create_model_card(self, *args, **kwargs):
         """Leaves the card to `write_model_card`."""
@@ -37,6 +64,15 @@ class PostTrainer(ScaledTargets, Trainer):
         """Trainer's, with all posts."""
         with no_post_dropped(self.args):
             return super().get_test_dataloader(*args)
+
+    def _prepare_inputs(self, inputs):
+        """Trainer's, and pictures that came as bytes made floats where the model is."""
+        inputs = super()._prepare_inputs(inputs)
+        pixels = inputs.get("pixel_values")
+        if pixels is not None and pixels.dtype == torch.uint8:
+            self.pixel_scale = self.pixel_scale or PixelScale(self.processing_class.image_processor, pixels)
+            inputs["pixel_values"] = self.pixel_scale(pixels)
+        return inputs
 
     def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
         """Trainer's, with a loss that doesn't depend on how the posts fall into batches and processes."""

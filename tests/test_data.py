@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import HfArgumentParser
 
 from hf_mamba.classification.data import DataArguments, PostCollator, check_images, load_posts
+from hf_mamba.classification.post_trainer import PixelScale
 from hf_mamba.classification.vocabulary import train_wordpiece
 from hf_mamba.processing_hf_mamba import HFMambaImageProcessor, HFMambaProcessor, build_wordpiece_tokenizer
 
@@ -410,6 +411,35 @@ def test_collator_gives_the_models_tensors(folder, processor):
     assert batch["attention_mask"].sum(dim=1).tolist()[2] == 0
     unlabelled = [{name: row[name] for name in ("id", "text", "images")} for row in rows]
     assert "labels" not in PostCollator(processor)(unlabelled)
+
+
+@pytest.mark.parametrize("settings", [{}, {"do_rescale": False}, {"do_normalize": False}])
+def test_pictures_sent_as_bytes_become_the_same_floats(settings, folder, processor):
+    statistics = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.23]}
+    image_processor = HFMambaImageProcessor(**{**processor.image_processor.to_dict(), **statistics, **settings})
+    processor = HFMambaProcessor(image_processor, processor.tokenizer)
+    rows = list(load(folder, max_images=1).splits["train"])[:3]
+    floats, sent = PostCollator(processor)(rows), PostCollator(processor, as_bytes=True)(rows)
+    assert sent["pixel_values"].dtype == torch.uint8
+    scale = PixelScale(image_processor, sent["pixel_values"])
+    assert torch.equal(scale(sent["pixel_values"]), floats["pixel_values"])
+    assert all(torch.equal(sent[name], floats[name]) for name in floats if name != "pixel_values")
+
+
+def test_pictures_of_more_than_8_bits_are_not_sent_as_bytes(processor):
+    fine = HFMambaImageProcessor(**{**processor.image_processor.to_dict(), "do_convert_rgb": False})
+    rows = [{"id": "1", "text": "post", "images": [torch.rand(3, 16, 16) * 255], "label": 0}]
+    floats, sent = (PostCollator(HFMambaProcessor(fine, processor.tokenizer), as_bytes=x)(rows) for x in (False, True))
+    assert torch.equal(floats["pixel_values"], sent["pixel_values"])
+
+
+def test_texts_can_be_padded_to_one_length(folder, processor):
+    rows = list(load(folder).splits["train"])[:3]
+    length = processor.tokenizer.model_max_length
+    assert PostCollator(processor)(rows)["input_ids"].shape[1] < length
+    batch = PostCollator(processor, pad_to_max_length=True)(rows)
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == (3, length)
+    assert batch["attention_mask"].sum() == PostCollator(processor)(rows)["attention_mask"].sum()
 
 
 def test_collator_names_the_post_of_a_bad_picture(folder, processor):

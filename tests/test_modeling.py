@@ -424,6 +424,17 @@ def test_compiled_forward_gives_the_same_logits():
         torch.testing.assert_close(compiled(**inputs).logits, model(**inputs).logits, rtol=0, atol=1e-5)
 
 
+def test_compiled_training_gives_the_same_gradients():
+    model = make_model(num_image_layers=1, hidden_dropout=0, classifier_dropout=0).train()
+    inputs = loss_inputs(model) | {"labels": torch.tensor([0, 1, 2, 0])}
+    gradients = []
+    for forward in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):
+        model.zero_grad()
+        forward(**inputs).loss.backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch's inductor compiles C++")
 def test_inductor_gives_the_same_logits():

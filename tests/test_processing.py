@@ -214,7 +214,8 @@ def test_patches_reassemble_to_the_resized_image(image_processor):
         rows = [np.hstack([patch.reshape(16, 16, 3) for patch in patches[row : row + 2]]) for row in (0, 2)]
         np.testing.assert_array_equal(np.vstack(rows), resized)
         np.testing.assert_array_equal(patches, convert_image_to_patches(np.moveaxis(resized, -1, 0), 16))
-    assert output.pixel_values.dtype == np.float32
+    assert output.pixel_values.dtype == np.uint8
+    assert image_processor(RGB, return_tensors="np").pixel_values.dtype == np.float32
     assert output.pixel_attention_mask.tolist() == [[1] * 4] * 2
 
 

@@ -149,6 +149,16 @@ def test_one_modality_alone_trains(modality, folder, tmp_path):
     assert metrics["test"]["num_posts"] == 16
 
 
+def test_a_compiled_run_gives_the_eager_checkpoints_answers(folder, tmp_path):
+    flags = ["--torch_compile", "true", "--torch_compile_backend", "aot_eager", "--pad_to_max_length"]
+    flags += ["--dataloader_drop_last", "true", "--hidden_dropout", "0", "--classifier_dropout", "0"]
+    compiled = run_classification.main(command(folder, tmp_path / "compiled", *flags))
+    eager = run_classification.main(command(folder, tmp_path / "eager", *flags[5:]))
+    assert compiled["test"]["loss"] == pytest.approx(eager["test"]["loss"], abs=1e-4)
+    assert (tmp_path / "compiled" / "model.safetensors").is_file()
+    HFMambaForSequenceClassification.from_pretrained(tmp_path / "compiled")
+
+
 def test_unlabelled_posts_are_predicted(finished, folder, tmp_path):
     output_dir, _ = finished
     rows = [json.loads(line) for line in (folder / "test" / "metadata.jsonl").read_text().splitlines()]
