@@ -273,5 +273,10 @@ class HFMambaConfig(PreTrainedConfig):
         copy_remote_code(save_directory, self.name_or_path)
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
+    def _get_files_timestamps(self, working_dir):
+        """Without those of the code: it lies there before transformers asks, which would take it for uploaded."""
+        found = super()._get_files_timestamps(working_dir)
+        return {name: time for name, time in found.items() if not name.endswith(".py")}
+
 
 __all__ = ["HFMambaConfig"]

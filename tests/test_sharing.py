@@ -159,6 +159,8 @@ if target:
     for part in (model, processor, processor):
         pushes.append(part.push_to_hub(target, **kwargs).oid)
     pushes.append(processor.push_to_hub(target, create_pr=True, tags=["mine"]).pr_url)
+    model.config.push_to_hub(f"{target}-config")
+    model.config.save_pretrained("config", push_to_hub=True, repo_id=f"{target}-config-saved")
     with torch.no_grad():
         model.model.norm.weight[0] = float("nan")
     for push in (model.push_to_hub, lambda name: model.save_pretrained("saved", push_to_hub=True, repo_id=name)):
@@ -190,11 +192,66 @@ def test_what_was_pushed_loads_by_name_and_is_shared_on(hub, pushed, tmp_path):
         pull_request.endswith("/me/again/discussions/1")
         and b"- mine" in hub.files("me/again", "refs/pr/1")["README.md"]
     )
+    for name in ("me/again-config", "me/again-config-saved"):
+        assert {"config.json", *(path.name for path in output_dir.glob("*.py"))} <= hub.files(name).keys()
     assert len(refusals) == 2
     for message in refusals:
         assert message.startswith("The model for me/again is no checkpoint to share: its weight model.norm.weight ")
     logits, _ = python(hub, tmp_path / "second", STRANGER, text, "", "me/again")
     assert_same_logits(logits["me/again"], output_dir)
+
+
+# A stranger trains on with transformers' own Trainer, and an adapter; another one loads both.
+TRAIN_ON = """
+import json, sys
+sys.modules["hf_mamba"] = None
+import peft, torch
+from transformers import AutoModelForSequenceClassification, AutoProcessor, Trainer, TrainingArguments
+text = json.loads(sys.argv[1])
+base, model = (AutoModelForSequenceClassification.from_pretrained("me/model", trust_remote_code=True) for _ in "12")
+processor = AutoProcessor.from_pretrained("me/model", trust_remote_code=True)
+inputs = processor(text=text, return_tensors="pt")
+layers = {"target_modules": "all-linear", "modules_to_save": ["classifier"], "init_lora_weights": False}
+adapted = peft.get_peft_model(base, peft.LoraConfig(r=2, task_type="SEQ_CLS", **layers)).eval()
+adapted.push_to_hub("me/adapter", private=True)
+flags = {"push_to_hub": True, "hub_private_repo": True, "num_train_epochs": 2, "report_to": "none", "use_cpu": True}
+trainer = Trainer(
+    model=model,
+    args=TrainingArguments("out", remove_unused_columns=False, hub_model_id="me/plain", **flags),
+    train_dataset=[{"text": each, "label": 0} for each in text],
+    data_collator=lambda posts: {**inputs, "labels": torch.zeros(len(posts), dtype=torch.long)},
+    processing_class=processor,
+)
+trainer.train()
+trainer.push_to_hub()
+with torch.no_grad():
+    print(json.dumps([each.eval()(**inputs).logits.tolist() for each in (adapted, model)]))
+"""
+LOAD_BOTH = """
+import json, sys
+sys.modules["hf_mamba"] = None
+import peft, torch
+from transformers import AutoModelForSequenceClassification, AutoProcessor
+autos = {"me/adapter": peft.AutoPeftModelForSequenceClassification, "me/plain": AutoModelForSequenceClassification}
+inputs = AutoProcessor.from_pretrained("me/plain", trust_remote_code=True)(
+    text=json.loads(sys.argv[1]), return_tensors="pt"
+)
+with torch.no_grad():
+    models = [auto.from_pretrained(name, trust_remote_code=True).eval() for name, auto in autos.items()]
+    print(json.dumps([model(**inputs).logits.tolist() for model in models]))
+"""
+
+
+@pytest.mark.slow
+def test_what_others_tools_push_loads_by_name(hub, pushed, tmp_path):
+    """Unchecked, and with Trainer's own card; but whole. An adapter finds its base by name."""
+    pytest.importorskip("peft")
+    saved = torch.tensor(python(hub, tmp_path / "first", TRAIN_ON, json.dumps(TEXT)))
+    loaded = torch.tensor(python(hub, tmp_path / "second", LOAD_BOTH, json.dumps(TEXT)))
+    torch.testing.assert_close(loaded, saved, rtol=0, atol=1e-5)
+    before = expected_logits(pushed[0])
+    assert all((logits - before).abs().max() > 1e-4 for logits in saved)
+    assert hub.repos["me/adapter"].private and hub.repos["me/plain"].private
 
 
 PRIVATE = """
