@@ -164,7 +164,7 @@ def read_images(
 def _absolute(raw, path, row, column):
     """A path as an absolute one. With --image_dir what leaves it, be it by .. or a symbolic link, is refused."""
     source = os.path.abspath(os.path.join(raw.folder or "", path))
-    if raw.confined:
+    if raw.confined and "\0" not in source:  # a name with NUL is no file's, and realpath refuses it
         real, folder = os.path.realpath(source), os.path.realpath(raw.folder)
         if os.path.commonpath([real, folder]) != folder:
             raise ValueError(

@@ -177,6 +177,9 @@ def case_missing(folder):
     with pytest.raises(FileNotFoundError, match=r"line 2, column 'image': there is no picture 'gone\.png'.*1 of 2"):
         load_rows(folder, rows)
     assert [row["images"] for row in load_rows(folder, rows, on_bad_image="keep_text").splits["train"]][1] == []
+    for flags in ({}, {"image_dir": str(folder)}):
+        with pytest.raises(FileNotFoundError, match=r"line 1, column 'image': there is no picture 'p\\x000\.png'"):
+            load_rows(folder, [{"text": "t", "image": "p\0" + "0.png"}] * 2, **flags)
     (folder / "album").mkdir()
     with pytest.raises(FileNotFoundError, match="'album'"):
         load_rows(folder, [{"text": "t", "image": "album"}] * 2)
