@@ -115,7 +115,13 @@ def read_json(path) -> RawSplit:
     text = read_text(path)
     if text.lstrip()[:1] == "[":
         return _read_json_array(path, text)
-    return _read_json_lines(path, text, f"The file must be an array of objects, or each line hold {_OBJECT}.")
+    raw = _read_json_lines(path, text, f"The file must be an array of objects, or each line hold {_OBJECT}.")
+    if len(raw) == 1 and raw.columns and all(isinstance(raw.cells(name)[0], dict) for name in raw.columns):
+        raise ValueError(
+            f"{path} holds an object for each column, not for each post. Write an array, [{_EXAMPLE}, ...]: "
+            'pandas does by to_json(..., orient="records").'
+        )
+    return raw
 
 
 def _read_json_lines(path, text, expected) -> RawSplit:

@@ -54,6 +54,7 @@ BAD_FILES = [
     ("t.json", '[{"text": "t"}', {}, ["t.json, line 1, entry 2", "end of the array is missing"]),
     ("t.json", '[{"text": "t"}]\n[]', {}, ["t.json, line 2", "after the end of the array"]),
     ("t.json", "[]", {}, ["t.json", "no row"]),
+    ("t.json", '{"text": {"0": "t"}, "label": {"0": "a"}}', {}, ["t.json", "each column", 'orient="records"']),
     ("t.tsv", "text\tlabel\na, b\n", {}, ["t.tsv, line 2", "1 cells", "2 columns", "a tab"]),
     ("t.csv", "text;label\na;b\n", {}, ["t.csv, line 1", "parted by ';'", "save it with commas"]),
     ("t.csv", "text\tlabel\na\tb\n", {}, ["t.csv, line 1", r"parted by '\t'", "name it .tsv"]),
