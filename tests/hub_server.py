@@ -1,6 +1,6 @@
 """
 A Hub of one's own on loopback: the part of the Hub's HTTP API that huggingface_hub 2.4 uses to create a repo, upload
-to it and download from it, without Xet (HF_HUB_DISABLE_XET=1).
+to it and download from it, and `datasets` to read one, without Xet (HF_HUB_DISABLE_XET=1).
 
 Status codes, X-Error-Code and other headers are those that huggingface_hub's own sources read: a repo that doesn't
 exist and a private one look alike, 401 to a visitor without token and 404 to one whose token doesn't fit; an unknown
@@ -15,6 +15,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
 
@@ -224,10 +225,16 @@ class Handler(BaseHTTPRequestHandler):
     def tree(self, body, repo, revision, folder=""):
         repo = self._repo(repo)
         sha = repo.resolve(revision)
-        found = {path: blob for path, blob in repo.commits[sha].items() if path.startswith(folder)}
+        within = folder and f"{folder}/"
+        found = {path: blob for path, blob in repo.commits[sha].items() if path.startswith(within)}
         if folder and not found:
             raise Refused(404, f"{folder} does not exist on {revision}", "EntryNotFound", sha)
-        return 200, [self._entry(path, content) for path, content in found.items()]
+        folders = {str(parent) for path in found for parent in PurePosixPath(path).parents} - {"."}
+        entries = [{"type": "directory", "path": path, "oid": oid_of("", path.encode())} for path in sorted(folders)]
+        entries += [self._entry(path, content) for path, content in found.items()]
+        if self.query.get("recursive", "").lower() != "true":
+            entries = [entry for entry in entries if "/" not in entry["path"][len(within) :]]
+        return 200, [entry for entry in entries if entry["path"].startswith(within)]
 
     @staticmethod
     def _entry(path, content):
@@ -312,7 +319,7 @@ class Handler(BaseHTTPRequestHandler):
         return 200, self.server.lfs[oid], {"ETag": f'"{oid}"'}
 
 
-API = rf"/api/models/{REPO}"
+API = rf"/api/(?:models|datasets)/{REPO}"
 REVISION = r"/(?P<revision>[^/]+)"
 ROUTES = [
     ("GET", "/api/whoami-v2", Handler.whoami),
@@ -329,5 +336,5 @@ ROUTES = [
     ("POST", f"/{REPO}.git/info/lfs/verify", Handler.lfs_verify),
     ("PUT", "/lfs/(?P<oid>[0-9a-f]{64})", Handler.lfs_put),
     ("HEAD|GET", "/lfs/(?P<oid>[0-9a-f]{64})", Handler.lfs_get),
-    ("HEAD|GET", f"/{REPO}/resolve{REVISION}/(?P<path>.+)", Handler.resolve),
+    ("HEAD|GET", f"(?:/datasets)?/{REPO}/resolve{REVISION}/(?P<path>.+)", Handler.resolve),
 ]

@@ -7,12 +7,15 @@ import io
 import json
 import os
 import re
+import subprocess
+import sys
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from documented import Cases, load, load_rows, picture, rows_of, write_jsonl
+from hub_server import Repo, running_hub
 
 from hf_mamba.classification.data import DataArguments, check_images, load_posts
 
@@ -284,6 +287,32 @@ def case_hub_name(folder):
         posts = load(dataset_name="owner/posts", dataset_config_name="small", modalities="text")
     assert asked == [("owner/posts", "small")]
     assert posts.column("train", "text") == TEXTS and posts.source == "the data set owner/posts (small)"
+
+
+READ_BY_NAME = """
+import json
+from hf_mamba.classification.data import DataArguments, load_posts
+for flags in ({}, {"streaming": True, "stream_shuffle_buffer": 1}):
+    posts = load_posts(DataArguments(dataset_name="me/posts", **flags), seed=0)
+    rows = [row for row, _ in zip(posts.splits["train"], range(10))]
+    print(json.dumps([(row["text"], row["images"][0].hex()) for row in rows]))
+"""
+
+
+def test_a_data_set_is_fetched_or_streamed_by_its_name(folder):
+    """Over HTTP, as from the Hub."""
+    write_hub_layout(folder / "repository")
+    paths = (folder / "repository").rglob("*.parquet")
+    tree = {path.relative_to(folder / "repository").as_posix(): path.read_bytes() for path in paths}
+    with running_hub({}) as hub:
+        hub.repos["me/posts"] = Repo("me", private=False)
+        hub.repos["me/posts"].commit("main", tree, "the posts")
+        environment = {**os.environ, **hub.environment(folder / "home")}
+        environment.pop("HF_DATASETS_CACHE", None)
+        process = subprocess.run([sys.executable, "-c", READ_BY_NAME], env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    expected = [[text, (folder / f"p{i % 2}.png").read_bytes().hex()] for i, text in enumerate(TEXTS)]
+    assert [json.loads(line) for line in process.stdout.splitlines()] == [expected, expected]
 
 
 @FILES("streaming")
