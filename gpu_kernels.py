@@ -35,15 +35,20 @@ def why_not_triton(device_type):
     return _problem()
 
 
+@torch.no_grad()
+def small_scan(device):
+    """There and back."""
+    u, A = torch.ones(1, 1, 1, device=device), torch.zeros(1, 1, device=device)
+    y, states = triton_forward(u, u, A, u, u, None, None, None, False, keep_states=True)
+    triton_backward(y, u, u, A, u, u, None, None, None, False, states, [True] * 5 + [False] * 3)
+
+
 @cache
 def _problem():
-    """A small scan there and back; says so once where it fails, since torch.compile can't trace a logger."""
+    """Whether a small scan fails; says so once where it fails, since torch.compile can't trace a logger."""
     try:
-        with torch.no_grad():
-            u, A = torch.ones(1, 1, 1, device="cuda"), torch.zeros(1, 1, device="cuda")
-            y, states = triton_forward(u, u, A, u, u, None, None, None, False, keep_states=True)
-            triton_backward(y, u, u, A, u, u, None, None, None, False, states, [True] * 8)
-            torch.cuda.synchronize()
+        small_scan("cuda")
+        torch.cuda.synchronize()
     except Exception as error:
         problem = (f"{type(error).__name__}: {error}".splitlines() or [""])[0]
         logger.warning(

@@ -29,7 +29,8 @@ except Exception as error:
 TRITON_SOURCE = __file__
 INTERPRETED = bool(knobs.runtime.interpret)
 LARGEST_STATE = 256  # tiles of more states outgrow the registers
-CHUNK = 8  # steps between two kept states, which the backward pass holds in registers; 16 would not fit
+CHUNK = 4  # steps between two kept states, which the backward pass holds in registers; 8 would not fit
+TILE = 512  # states of a warp, 16 for each lane: what fits; with fewer, more of the work is sums across lanes
 GROUP = 4  # steps whose inputs are read together, before anything that waits for them; divides CHUNK
 WANTED_PROGRAMS = 2048  # 4 warps for each of the 528 schedulers of an H100
 SHORTEST_SEGMENT = 64  # steps; a segment costs a state written and read
@@ -359,8 +360,8 @@ def _programs(u, s, segments):
     """The tile and its warps; the grid, (rows times blocks of channels, segments); and steps of a segment."""
     b, e, l = u.shape
     states = triton.next_power_of_2(s)
-    channels = min(max(128 // states, 8), 32)  # 4 elements for each lane of a warp
-    warps = max(1, states * channels // 128)
+    channels = min(max(TILE // states, 8), 32)
+    warps = max(1, states * channels // TILE)
     programs = b * -(-e // channels)
     if segments is None:
         segments = min(WANTED_PROGRAMS // programs, l // SHORTEST_SEGMENT)

@@ -20,7 +20,7 @@ from test_selective_scan import (
     outputs_and_grads,
 )
 
-from hf_mamba.gpu_kernels import INTERPRETED, why_not_triton
+from hf_mamba.gpu_kernels import INTERPRETED, small_scan, why_not_triton
 from hf_mamba.selective_scan import resolve_scan_implementation, selective_scan
 
 
@@ -74,6 +74,10 @@ def test_batches(b, monkeypatch):
 @pytest.mark.parametrize("s, e", [(1, 33), (2, 1), (7, 16), (8, 17), (16, 9), (64, 5), (70, 3)])
 def test_state_sizes_and_odd_channel_counts(s, e, both_ways):
     check_against_float64(inputs_there(s=s, e=e, l=10), "triton")
+
+
+def test_the_trial_that_decides_whether_the_kernel_works_does_work():
+    small_scan(DEVICE)
 
 
 def test_a_state_too_large_for_a_tile_is_left_to_torch():
