@@ -208,12 +208,23 @@ def test_code_that_was_not_loaded_is_saved_from_the_same_revision(checkpoint, tm
 
 VERSIONS = """
 from hf_mamba import HFMambaForSequenceClassification
+from torch.utils._python_dispatch import TorchDispatchMode
+
+class Operators(TorchDispatchMode):  # in it the scan is an operator of torch, as where a model is compiled
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        names.add(function.name())
+        return function(*args, **(kwargs or {}))
+
 folder, double, silent = sys.argv[1:]
 models = {"package": HFMambaForSequenceClassification.from_pretrained(folder)}
 models |= {name: load(where) for name, where in (("double", double), ("silent", silent), ("same", folder))}
 assert len({type(model) for model in models.values()}) == 4
 processor = load(folder, AutoProcessor)
-logits = {name: logits_of(model, processor) for name, model in reversed(models.items())}
+logits = [{name: logits_of(model, processor) for name, model in reversed(models.items())}]
+names = set()
+with Operators():
+    logits.append({name: logits_of(model, processor) for name, model in reversed(models.items())})
+assert len([name for name in names if name.startswith("hf_mamba::selective_scan")]) == 2, names
 print(json.dumps(logits))
 """
 
@@ -235,7 +246,10 @@ def change(module, old, new):
 
 @pytest.fixture(scope="module")
 def versions(checkpoint, tmp_path_factory):
-    """Logits of the package and of three checkpoints, two of them with other code, all loaded in one process."""
+    """
+    Logits of the package and of three checkpoints, two of them with other code, all loaded in one process: in eager
+    mode, and with the scan as an operator.
+    """
     folder, _ = checkpoint
     home = tmp_path_factory.mktemp("versions")
     for name in ("double", "silent"):
@@ -248,9 +262,10 @@ def versions(checkpoint, tmp_path_factory):
 
 def test_each_checkpoint_computes_by_its_own_code(versions, checkpoint):
     expected = checkpoint[1]
-    assert_logits(versions["package"], expected)
-    assert_logits(versions["same"], expected)
-    assert_logits(versions["double"], 2 * expected)
+    for logits in versions:
+        assert_logits(logits["package"], expected)
+        assert_logits(logits["same"], expected)
+        assert_logits(logits["double"], 2 * expected)
 
 
 def test_each_checkpoint_scans_by_its_own_code(versions, checkpoint):
@@ -262,7 +277,8 @@ def test_each_checkpoint_scans_by_its_own_code(versions, checkpoint):
                 parameter.zero_()
     expected = logits_of(model)
     assert (expected - checkpoint[1]).abs().max() > 1e-4
-    assert_logits(versions["silent"], expected)
+    for logits in versions:
+        assert_logits(logits["silent"], expected)
 
 
 # --- workers
