@@ -41,6 +41,7 @@ except Exception:
 
 
 SCAN_IMPLEMENTATIONS = ("auto", "reference", "torch", "numba", "triton", "mamba_ssm")
+_DYNAMO_TELLS_EXPORT = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
 _SHAPES = {"u": "bel", "delta": "bel", "A": "es", "B": "bsl", "C": "bsl", "D": "e", "z": "bel", "delta_bias": "e"}
 
 
@@ -81,7 +82,7 @@ def selective_scan(
         implementation = "torch"
     # An exported program is for inference, and kept states, one every so many steps, would pin its length.
     needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    needs_grad = needs_grad and not torch.compiler.is_exporting()
+    needs_grad = needs_grad and not _is_exporting()
     if is_plain_eager(*tensors):  # a call of an operator costs more than a short scan
         if needs_grad:
             return _Scan.apply(*tensors, delta_softplus, implementation)
@@ -162,6 +163,11 @@ def check_scan_implementation(scan_implementation):
             f"scan_implementation is 'triton', but it can't be used ({why_not_triton('cuda')}); install it with `pip "
             "install triton` on a machine with a GPU, or choose 'auto'"
         )
+
+
+def _is_exporting():
+    """`torch.compiler.is_exporting`, which dynamo before 2.13 takes to be true whenever it compiles."""
+    return torch.compiler.is_exporting() and (_DYNAMO_TELLS_EXPORT or not torch.compiler.is_dynamo_compiling())
 
 
 def _scan_with_mamba_ssm(u, delta, A, B, C, D, z, delta_bias, delta_softplus):

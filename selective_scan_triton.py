@@ -164,14 +164,19 @@ def _segment_ends(
     segment = tl.program_id(1)
     h, total = tl.zeros((N, CHANNELS), tl.float32), tl.zeros((CHANNELS,), tl.float32)
     for i in range(0, steps, GROUP):
-        for t in tl.static_range(GROUP):
+        inputs = ()
+        for t in tl.static_range(GROUP):  # read together, before anything that waits for them
             at = segment.to(tl.int64) * steps + (steps - 1 - i - t if REVERSE else i + t)
             in_l = at < l
-            dt = _time_step(_load(delta, row, d, at, in_e & in_l) + bias, in_e & in_l, SOFTPLUS)
-            decay = _decay(dt, A2, in_tile & in_l)
-            x_t, B_t = _load(x, row, d, at, in_e & in_l), _load(B, row, n, at, in_s & in_l)
+            gate = 1.0
             if HAS_Z:
-                x_t *= _silu(_load(z, row, d, at, in_e & in_l))
+                gate = _silu(_load(z, row, d, at, in_e & in_l))
+            dt = _time_step(_load(delta, row, d, at, in_e & in_l) + bias, in_e & in_l, SOFTPLUS)
+            x_t, B_t = _load(x, row, d, at, in_e & in_l), _load(B, row, n, at, in_s & in_l)
+            inputs = inputs + ((x_t * gate, dt, B_t, in_l),)
+        for t in tl.static_range(GROUP):
+            x_t, dt, B_t, in_l = inputs[t]
+            decay = _decay(dt, A2, in_tile & in_l)
             if REVERSE:
                 h = decay * (h + _outer(B_t, x_t, in_tile))
             else:
@@ -185,7 +190,7 @@ def _segment_ends(
 @triton.jit
 def _chain_segments(
     ends, totals, A2, segments, e: tl.constexpr, s: tl.constexpr,
-    REVERSE: tl.constexpr, N: tl.constexpr, CHANNELS: tl.constexpr,
+    REVERSE: tl.constexpr, N: tl.constexpr, CHANNELS: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """
     In place: from what segments add to the state to the state that each begins with. The decay of a whole segment may
@@ -195,15 +200,20 @@ def _chain_segments(
     in_tile = in_s[:, None] & in_e[None, :]
     A2 = tl.load(A2 + n[:, None] * e + d[None, :], mask=in_s[:, None] & in_e[None, :], other=0.0)
     h = tl.zeros((N, CHANNELS), tl.float32)
-    for i in range(segments):
-        at = row * segments + (segments - 1 - i if REVERSE else i)
-        address = ends + at * s * e + n[:, None] * e + d[None, :]
-        added = tl.load(address, mask=in_tile, other=0.0)
-        total = tl.load(totals + at * e + d, mask=in_e, other=0.0)[None, :]
-        tl.store(address, h, mask=in_tile)
-        decay = tl.exp2(tl.where(in_tile, total * A2, 0.0))
-        stays = ((h == 0.0) | (tl.abs(h) == float("inf"))) & (tl.abs(total) < float("inf")) & (decay == decay)
-        h = added + tl.where(stays, h, decay * h)
+    for i in range(0, segments, GROUP):
+        inputs = ()
+        for t in tl.static_range(GROUP):
+            at = row * segments + (segments - 1 - i - t if REVERSE else i + t)
+            here = in_tile & (i + t < segments)
+            added = tl.load(ends + at * s * e + n[:, None] * e + d[None, :], mask=here, other=0.0)
+            total = tl.load(totals + at * e + d, mask=in_e & (i + t < segments), other=0.0)[None, :]
+            inputs = inputs + ((added, total, at, here),)
+        for t in tl.static_range(GROUP):
+            added, total, at, here = inputs[t]
+            tl.store(ends + at * s * e + n[:, None] * e + d[None, :], h, mask=here)
+            decay = tl.exp2(tl.where(in_tile, total * A2, 0.0))
+            stays = ((h == 0.0) | (tl.abs(h) == float("inf"))) & (tl.abs(total) < float("inf")) & (decay == decay)
+            h = added + tl.where(stays, h, decay * h)
 
 
 @triton.jit
@@ -236,18 +246,26 @@ def _backward(
     for i in range(chunks):
         start = first + (chunks - 1 - i) * CHUNK
         h = tl.load(states + (row * tl.cdiv(l, CHUNK) + start // CHUNK) * s * e + tile, mask=in_tile, other=0.0)
-        kept = ()
-        for t in tl.static_range(CHUNK):  # forward once more
+        inputs = ()
+        for t in tl.static_range(CHUNK):  # read together, before a store that reading might have to wait for
             at, mask = start + t, in_e & (start + t < l)
-            u_t, raw = _load(u, row, d, at, mask), _load(delta, row, d, at, mask) + bias
-            dt, grad_o = _time_step(raw, mask, SOFTPLUS), _load(grad_y, row, d, at, mask)
-            decay = _decay(dt, A2, in_tile & (at < l))
-            before = h
-            h = decay * h + _outer(_load(B, row, n, at, in_s & (at < l)), dt * u_t, in_tile)
+            z_t = 0.0
             if HAS_Z:
                 z_t = _load(z, row, d, at, mask)
+            u_t, raw = _load(u, row, d, at, mask), _load(delta, row, d, at, mask) + bias
+            grad_o = _load(grad_y, row, d, at, mask)
+            B_t, C_t = _load(B, row, n, at, in_s & (at < l)), _load(C, row, n, at, in_s & (at < l))
+            inputs = inputs + ((u_t, raw, grad_o, z_t, B_t, C_t),)
+        kept = ()
+        for t in tl.static_range(CHUNK):  # forward once more
+            u_t, raw, grad_o, z_t, B_t, C_t = inputs[t]
+            at, mask = start + t, in_e & (start + t < l)
+            dt = _time_step(raw, mask, SOFTPLUS)
+            before = h
+            h = _decay(dt, A2, in_tile & (at < l)) * h + _outer(B_t, dt * u_t, in_tile)
+            if HAS_Z:
                 gate = _sigmoid(z_t)
-                o = tl.sum(h * _load(C, row, n, at, in_s & (at < l))[:, None], 0)
+                o = tl.sum(h * C_t[:, None], 0)
                 if HAS_D:
                     o += skip * u_t
                 grad_z_t = o * grad_o * (gate * (1.0 + z_t * (1.0 - gate)))
@@ -258,8 +276,7 @@ def _backward(
         for t in tl.static_range(CHUNK - 1, -1, -1):
             at, mask = start + t, in_e & (start + t < l)
             before, h, dt, grad_o = kept[t]
-            u_t = _load(u, row, d, at, mask)
-            B_t, C_t = _load(B, row, n, at, in_s & (at < l)), _load(C, row, n, at, in_s & (at < l))
+            u_t, raw, _, _, B_t, C_t = inputs[t]
             g = _outer(C_t, grad_o, in_tile) + carry  # dL/dh
             at_sums = ((block.to(tl.int64) * b + row) * l + at) * s + n
             tl.store(sums_B + at_sums, tl.sum(g * (dt * u_t)[None, :], 1), mask=in_s & (at < l))
@@ -270,7 +287,7 @@ def _backward(
             chunk_A += grad_dtA * dt[None, :]
             grad_dt = grad_dtu * u_t + tl.sum(grad_dtA * A2, 0) / LOG2_E
             if SOFTPLUS:
-                grad_dt *= _sigmoid(_load(delta, row, d, at, mask) + bias)
+                grad_dt *= _sigmoid(raw)
             grad_bias += tl.where(mask, grad_dt, 0.0)
             grad_D += grad_o * u_t
             at_channel = (row * l + at) * e + d
@@ -284,6 +301,20 @@ def _backward(
     tl.store(sums + tile, grad_A, mask=in_tile)
     tl.store(sums + s * e + d, grad_D, mask=in_e)
     tl.store(sums + (s + 1) * e + d, grad_bias, mask=in_e)
+
+
+@triton.jit
+def _add_up(sums_B, sums_C, grad_B, grad_C, size, blocks: tl.constexpr, BLOCK: tl.constexpr):
+    """Sums (blocks, size) over blocks."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    B, C = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
+    place = at
+    for _ in range(blocks):
+        B += tl.load(sums_B + place, mask=at < size, other=0.0)
+        C += tl.load(sums_C + place, mask=at < size, other=0.0)
+        place += size
+    tl.store(grad_B + at, B.to(grad_B.dtype.element_ty), mask=at < size)
+    tl.store(grad_C + at, C.to(grad_C.dtype.element_ty), mask=at < size)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -320,6 +351,7 @@ def triton_backward(grad_y, u, delta, A, B, C, D, z, delta_bias, delta_softplus,
     sizes, grid, steps = _programs(u, s, segments)
     flags = {"SOFTPLUS": delta_softplus, "HAS_Z": z is not None, "HAS_BIAS": delta_bias is not None}
     grad_u, grad_delta, grad_z = like(u), like(delta), None if z is None else like(z)
+    grad_B, grad_C = like(B), like(C)
     sums_B, sums_C = (states.new_empty(-(-e // sizes["CHANNELS"]), b, l, s) for _ in range(2))
     sums = states.new_empty(b * grid[1], s + 2, e)
     with torch.cuda.device_of(u):
@@ -331,7 +363,8 @@ def triton_backward(grad_y, u, delta, A, B, C, D, z, delta_bias, delta_softplus,
             grad_u, grad_delta, _or(grad_z, u), sums_B, sums_C, sums, l, steps, b, e, s,
             **flags, **sizes, HAS_D=D is not None, SEGMENTED=grid[1] > 1, CHUNK=CHUNK,
         )  # fmt: skip
-    grad_B, grad_C = (x.sum(0).transpose(1, 2) for x in (sums_B, sums_C))
+        size, blocks = b * l * s, len(sums_B)
+        _add_up[(triton.cdiv(size, 1024),)](sums_B, sums_C, grad_B, grad_C, size, blocks, BLOCK=1024)
     grad_A, grad_D, grad_bias = (x.clone() for x in sums.sum(0).split([s, 1, 1]))  # results may not share memory
     grads = (grad_u, grad_delta, grad_A.t(), grad_B, grad_C, grad_D[0], grad_z, grad_bias[0])
     return [grad.to(x.dtype) if needed else None for grad, x, needed in zip(grads, tensors, needs)]
@@ -346,7 +379,7 @@ def _states_between(grid, steps, sizes, flags, x, delta, B, z, A2, delta_bias, r
         *_strided(x, delta, B, z), A2, _or(delta_bias, x), ends, totals, l, steps, e, s,
         **flags, **sizes, REVERSE=reverse, GROUP=GROUP,
     )  # fmt: skip
-    _chain_segments[grid[:1]](ends, totals, A2, segments, e, s, REVERSE=reverse, **sizes)
+    _chain_segments[grid[:1]](ends, totals, A2, segments, e, s, REVERSE=reverse, **sizes, GROUP=GROUP)
     return ends
 
 

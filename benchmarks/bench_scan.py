@@ -8,7 +8,8 @@ The scan against others' scans, taking turns in one run; prints a Markdown table
 
 Peers: transformers' eager scan; mambapy's parallel scan if it can be imported (`pip install mambapy`); the pure-Python
 `selective_scan_ref` of mamba_ssm, read out of its source distribution. Peers run only where they end in reasonable
-time: the backward pass of transformers' eager scan is quadratic in length. Errors are the largest of y and of all
+time: the backward pass of transformers' eager scan is quadratic in length. On CUDA mamba_ssm gets its inputs in the
+memory layout it wants, (b, e, l); "from (b, l, e)" is what it costs inside a model whose projections give the other. Errors are the largest of y and of all
 gradients against float64, relative to the largest value. Peak memory is what torch's allocator held at once beyond
 inputs and dL/dy, counted in a run of its own.
 """
@@ -40,7 +41,15 @@ CASES = [
     (128, 324, True, NO_TRANSFORMERS),
 ]
 CUDA_CASES = [(b, l, backward, ()) for backward in (False, True) for b, l in ((128, 324), (8, 4096), (1, 65536))]
-OURS = ["triton", "numba", "torch", "mamba_ssm", "reference"]  # by selective_scan; the first that runs is the measure
+FROM_OURS = "mamba_ssm from (b, l, e)"
+OURS = [
+    "triton",
+    "numba",
+    "torch",
+    "mamba_ssm",
+    FROM_OURS,
+    "reference",
+]  # by selective_scan; the first that runs is the measure
 
 
 def make_inputs(batch, length, requires_grad, device):
@@ -94,6 +103,8 @@ def scans_by_name(mamba_ssm_source, device):
                 scans[name] = lambda *x, name=name: selective_scan(*x, True, scan_implementation=name)
         except ValueError:
             continue  # it can't run here
+    if "mamba_ssm" in scans:
+        scans[FROM_OURS] = scans["mamba_ssm"]
     scans = dict(sorted(scans.items(), key=lambda item: OURS.index(item[0])))
     if device == "cuda":
         return scans
@@ -117,7 +128,15 @@ def run(scan, inputs, grad_y):
     return torch.autograd.grad([scan(*inputs)], inputs, [grad_y])
 
 
-def interleaved_medians(scans, inputs, grad_y, repeats):
+def own_layout(name, inputs, grad_y):
+    """inputs and grad_y, for mamba_ssm in (b, e, l) memory."""
+    if name != "mamba_ssm" or not inputs[0].is_cuda:
+        return inputs, grad_y
+    inputs = [x.detach().contiguous().requires_grad_(x.requires_grad) for x in inputs]
+    return inputs, None if grad_y is None else grad_y.contiguous()
+
+
+def interleaved_medians(scans, arguments, repeats):
     """
     Median milliseconds of each scan. They take turns of as many calls as last about 20 ms, all alike, since
     inside a model a scan's inputs are as warm in the caches. Who takes seconds runs once or three times.
@@ -129,7 +148,7 @@ def interleaved_medians(scans, inputs, grad_y, repeats):
                 continue
             start = clock()
             for _ in range(calls[name]):
-                run(scan, inputs, grad_y)
+                run(scan, *arguments[name])
             elapsed = clock() - start
             if repeat == 1:  # round 0 warmed up
                 calls[name] = max(1, min(200, round(0.02 / max(elapsed, 1e-6))))
@@ -204,12 +223,15 @@ def main():
         if args.device == "cpu":
             skipped |= {*ALL} - {*peers}
         chosen = {name: scan for name, scan in scans.items() if name not in skipped}
-        median = interleaved_medians(chosen, inputs, grad_y, args.repeats)
+        arguments = {name: own_layout(name, inputs, grad_y) for name in chosen}
+        median = interleaved_medians(chosen, arguments, args.repeats)
         for name, scan in chosen.items():
             cells = [f"({batch}, {length}) {'forward + backward' if backward else 'forward'}", name]
-            cells += [f"{median[name]:.2f}", f"{median[name] / median[ours]:.1f}"]
+            cells += [f"{median[name]:.3f}" if args.device == "cuda" else f"{median[name]:.2f}"]
+            cells += [f"{median[name] / median[ours]:.1f}"]
             if name in ("triton", "numba", "torch") or median[name] < 500:  # a trace of more fills the memory
-                cells += [f"{largest_error(scan, inputs, grad_y):.0e}", f"{peak_mebibytes(scan, inputs, grad_y):.0f}"]
+                error, peak = largest_error(scan, *arguments[name]), peak_mebibytes(scan, *arguments[name])
+                cells += [f"{error:.0e}", f"{peak:.0f}"]
             else:
                 cells += ["-", "-"]
             print(f"| {' | '.join(cells)} |", flush=True)

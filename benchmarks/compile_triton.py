@@ -32,7 +32,7 @@ def source(kernel, state_size, dtype, channels, everything):
     sizes = scan._programs(torch.empty(128, channels, 324, device="meta"), state_size, 2)[0]
     warps = sizes.pop("num_warps")
     constants = {"CHUNK": scan.CHUNK, "GROUP": scan.GROUP, "e": channels, "s": state_size, **sizes}
-    signature, values = {}, {}
+    signature, values, attributes = {}, {}, {}
     for index, parameter in enumerate(kernel.params):
         name = parameter.name
         if parameter.is_constexpr:
@@ -43,7 +43,12 @@ def source(kernel, state_size, dtype, channels, everything):
             signature[name], values[(index,)] = "constexpr", 1  # as a launch specialises a stride of 1
         else:
             signature[name] = "i32"
-    return ASTSource(kernel, signature, values), warps
+        # a launch specialises memory that begins, and strides that are, at a multiple of 16, as all of the model's but
+        # those of B and C, which lie beside Δ; lengths are whatever they are
+        lengths = ("l", "steps", "segments", "b", "size", "B_b", "B_l", "C_b", "C_l")
+        if signature[name] != "constexpr" and name not in lengths:
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    return ASTSource(kernel, signature, values, attributes), warps
 
 
 def report(compiled):
