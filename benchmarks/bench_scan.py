@@ -9,9 +9,9 @@ The scan against others' scans, taking turns in one run; prints a Markdown table
 Peers: transformers' eager scan; mambapy's parallel scan if it can be imported (`pip install mambapy`); the pure-Python
 `selective_scan_ref` of mamba_ssm, read out of its source distribution. Peers run only where they end in reasonable
 time: the backward pass of transformers' eager scan is quadratic in length. On CUDA mamba_ssm gets its inputs in the
-memory layout it wants, (b, e, l); "from (b, l, e)" is what it costs inside a model whose projections give the other. Errors are the largest of y and of all
-gradients against float64, relative to the largest value. Peak memory is what torch's allocator held at once beyond
-inputs and dL/dy, counted in a run of its own.
+memory layout it wants, (b, e, l); "from (b, l, e)" is what it costs in a model whose projections give the other.
+Errors are the largest of y and of all gradients against float64, relative to the largest value. Peak memory is what
+torch's allocator held at once beyond inputs and dL/dy, counted in a run of its own.
 """
 
 import argparse
