@@ -80,10 +80,12 @@ class HFMambaEmbeddings(nn.Module):
     def forward_image(self, pixel_values, mask):
         """pixel_values (b, m, patch_dim) and their mask (b, m) -> P (b, m, d), packed."""
         # padding may hold anything; a NaN there would reach the gradient of the projection
-        pixel_values = pixel_values.to(self.patch_embeddings.weight.dtype).masked_fill(~mask[..., None], 0)
+        dtype = self.patch_embeddings.weight.dtype
+        pixel_values = pixel_values.to(dtype).masked_fill(~mask[..., None], 0)
         # every image of a post counts its patches from zero
         positions = torch.arange(pixel_values.shape[1], device=pixel_values.device) % self.num_patches
-        return self._add_positions(self.patch_embeddings(pixel_values), mask, positions)
+        # under autocast a linear layer answers in bf16, too coarse for what every block adds to
+        return self._add_positions(self.patch_embeddings(pixel_values).to(dtype), mask, positions)
 
     def _add_positions(self, embeddings, mask, positions):
         sequence = PackedSequence.pack(embeddings, mask)

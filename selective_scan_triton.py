@@ -34,17 +34,19 @@ TILE = 512  # states of a warp, 16 for each lane: what fits; with fewer, more of
 GROUP = 4  # steps whose inputs are read together, before anything that waits for them; divides CHUNK
 WANTED_PROGRAMS = 2048  # 4 warps for each of the 528 schedulers of an H100
 SHORTEST_SEGMENT = 64  # steps; a segment costs a state written and read
+ADDED, ADDED_COLUMNS = 1024, 32  # numbers that a program adds up at a time, and how many side by side
 LOG2_E = tl.constexpr(LOG2_E_FLOAT)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Parts of the kernels. A tensor with a length is a tuple: pointer, strides over rows, over channels or n, over steps.
+# Parts of the kernels. A tensor with a length is a tuple: pointer, strides over rows and over steps; its channels or
+# states lie side by side. Every argument costs time at every launch.
 
 
 @triton.jit
 def _load(x, row, index, at, mask):
     """One step of x as fp32, shape of `index`; 0 outside `mask`."""
-    address = x[0] + row * x[1] + index.to(tl.int64) * x[2] + at * x[3]
+    address = x[0] + row * x[1] + at * x[2] + index
     return tl.load(address, mask=mask, other=0.0).to(tl.float32)
 
 
@@ -101,7 +103,7 @@ def _locate(e: tl.constexpr, s: tl.constexpr, N: tl.constexpr, CHANNELS: tl.cons
 
 @triton.jit
 def _forward(
-    u, u_b, u_e, u_l, delta, delta_b, delta_e, delta_l, B, B_b, B_s, B_l, C, C_b, C_s, C_l, z, z_b, z_e, z_l,
+    u, u_b, u_l, delta, delta_b, delta_l, B, B_b, B_l, C, C_b, C_l, z, z_b, z_l,
     A2, D, delta_bias, y, states, starts, l, steps, e: tl.constexpr, s: tl.constexpr,
     SOFTPLUS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr,
     KEEP: tl.constexpr, SEGMENTED: tl.constexpr,
@@ -109,8 +111,8 @@ def _forward(
 ):  # fmt: skip
     """y (b, l, e), and states (b, chunks, s, e), of the segment whose state before it is in starts (b, k, s, e)."""
     row, block, d, n, in_e, in_s = _locate(e, s, N, CHANNELS)
-    u, delta, z = (u, u_b, u_e, u_l), (delta, delta_b, delta_e, delta_l), (z, z_b, z_e, z_l)
-    B, C = (B, B_b, B_s, B_l), (C, C_b, C_s, C_l)
+    u, delta, z = (u, u_b, u_l), (delta, delta_b, delta_l), (z, z_b, z_l)
+    B, C = (B, B_b, B_l), (C, C_b, C_l)
     tile, in_tile = n[:, None] * e + d[None, :], in_s[:, None] & in_e[None, :]
     A2 = tl.load(A2 + n[:, None] * e + d[None, :], mask=in_s[:, None] & in_e[None, :], other=0.0)
     bias = tl.load(delta_bias + d, mask=in_e, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
@@ -147,7 +149,7 @@ def _forward(
 
 @triton.jit
 def _segment_ends(
-    x, x_b, x_e, x_l, delta, delta_b, delta_e, delta_l, B, B_b, B_s, B_l, z, z_b, z_e, z_l,
+    x, x_b, x_l, delta, delta_b, delta_l, B, B_b, B_l, z, z_b, z_l,
     A2, delta_bias, ends, totals, l, steps, e: tl.constexpr, s: tl.constexpr,
     SOFTPLUS: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, REVERSE: tl.constexpr,
     N: tl.constexpr, CHANNELS: tl.constexpr, GROUP: tl.constexpr,
@@ -157,7 +159,7 @@ def _segment_ends(
     it adds to Ā·dL/dh of its first step: then x is grad_y, B is C, and z is the gate.
     """
     row, block, d, n, in_e, in_s = _locate(e, s, N, CHANNELS)
-    x, delta, B, z = (x, x_b, x_e, x_l), (delta, delta_b, delta_e, delta_l), (B, B_b, B_s, B_l), (z, z_b, z_e, z_l)
+    x, delta, B, z = (x, x_b, x_l), (delta, delta_b, delta_l), (B, B_b, B_l), (z, z_b, z_l)
     in_tile = in_s[:, None] & in_e[None, :]
     A2 = tl.load(A2 + n[:, None] * e + d[None, :], mask=in_s[:, None] & in_e[None, :], other=0.0)
     bias = tl.load(delta_bias + d, mask=in_e, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
@@ -218,8 +220,8 @@ def _chain_segments(
 
 @triton.jit
 def _backward(
-    u, u_b, u_e, u_l, delta, delta_b, delta_e, delta_l, B, B_b, B_s, B_l, C, C_b, C_s, C_l, z, z_b, z_e, z_l,
-    grad_y, grad_y_b, grad_y_e, grad_y_l, A2, D, delta_bias, states, carries,
+    u, u_b, u_l, delta, delta_b, delta_l, B, B_b, B_l, C, C_b, C_l, z, z_b, z_l,
+    grad_y, grad_y_b, grad_y_l, A2, D, delta_bias, states, carries,
     grad_u, grad_delta, grad_z, sums_B, sums_C, sums, l, steps, b, e: tl.constexpr, s: tl.constexpr,
     SOFTPLUS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SEGMENTED: tl.constexpr,
     N: tl.constexpr, CHANNELS: tl.constexpr, CHUNK: tl.constexpr,
@@ -229,8 +231,8 @@ def _backward(
     (blocks, b, l, s), over its steps, those of A, D and delta_bias, in sums (b, k, s + 2, e).
     """
     row, block, d, n, in_e, in_s = _locate(e, s, N, CHANNELS)
-    u, delta, z = (u, u_b, u_e, u_l), (delta, delta_b, delta_e, delta_l), (z, z_b, z_e, z_l)
-    B, C, grad_y = (B, B_b, B_s, B_l), (C, C_b, C_s, C_l), (grad_y, grad_y_b, grad_y_e, grad_y_l)
+    u, delta, z = (u, u_b, u_l), (delta, delta_b, delta_l), (z, z_b, z_l)
+    B, C, grad_y = (B, B_b, B_l), (C, C_b, C_l), (grad_y, grad_y_b, grad_y_l)
     tile, in_tile = n[:, None] * e + d[None, :], in_s[:, None] & in_e[None, :]
     A2 = tl.load(A2 + n[:, None] * e + d[None, :], mask=in_s[:, None] & in_e[None, :], other=0.0)
     bias = tl.load(delta_bias + d, mask=in_e, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
@@ -304,17 +306,35 @@ def _backward(
 
 
 @triton.jit
-def _add_up(sums_B, sums_C, grad_B, grad_C, size, blocks: tl.constexpr, BLOCK: tl.constexpr):
-    """Sums (blocks, size) over blocks."""
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    B, C = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
-    place = at
-    for _ in range(blocks):
-        B += tl.load(sums_B + place, mask=at < size, other=0.0)
-        C += tl.load(sums_C + place, mask=at < size, other=0.0)
-        place += size
-    tl.store(grad_B + at, B.to(grad_B.dtype.element_ty), mask=at < size)
-    tl.store(grad_C + at, C.to(grad_C.dtype.element_ty), mask=at < size)
+def _add_up(
+    sums_B, sums_C, sums, grad_B, grad_C, grad_A, grad_D, grad_bias, size, parts, blocks: tl.constexpr,
+    e: tl.constexpr, s: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
+    BLOCK: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The sums (blocks, size) of B and C over blocks, and, by other programs, sums (parts, s + 2, e) over parts."""
+    if tl.program_id(1) == 0:
+        at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        B, C, place = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32), at
+        for _ in range(blocks):
+            B += tl.load(sums_B + place, mask=at < size, other=0.0)
+            C += tl.load(sums_C + place, mask=at < size, other=0.0)
+            place += size
+        tl.store(grad_B + at, B.to(grad_B.dtype.element_ty), mask=at < size)
+        tl.store(grad_C + at, C.to(grad_C.dtype.element_ty), mask=at < size)
+    else:
+        ROWS: tl.constexpr = BLOCK // COLUMNS
+        column, row = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS), tl.arange(0, ROWS).to(tl.int64)
+        total = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for first in range(0, parts, ROWS):
+            part = (first + row)[:, None]
+            inside = (part < parts) & (column < (s + 2) * e)[None, :]
+            total += tl.load(sums + part * ((s + 2) * e) + column[None, :], mask=inside, other=0.0)
+        total, n, d = tl.sum(total, 0), column // e, column % e
+        tl.store(grad_A + d * s + n, total.to(grad_A.dtype.element_ty), mask=n < s)
+        if HAS_D:
+            tl.store(grad_D + d, total.to(grad_D.dtype.element_ty), mask=n == s)
+        if HAS_BIAS:
+            tl.store(grad_bias + d, total.to(grad_bias.dtype.element_ty), mask=n == s + 1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -329,6 +349,7 @@ def triton_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep_sta
     if y.numel() == 0:
         return y, states
     A2, D, delta_bias = _parameters(A, D, delta_bias)
+    u, delta, B, C, z = _side_by_side(u, delta, B, C, z)
     sizes, grid, steps = _programs(u, s, segments)
     flags = {"SOFTPLUS": delta_softplus, "HAS_Z": z is not None, "HAS_BIAS": delta_bias is not None}
     with torch.cuda.device_of(u):  # which Triton does not look up
@@ -348,12 +369,16 @@ def triton_backward(grad_y, u, delta, A, B, C, D, z, delta_bias, delta_softplus,
     if u.numel() == 0:
         return [torch.zeros_like(x) if needed else None for x, needed in zip(tensors, needs)]
     A2, D, delta_bias = _parameters(A, D, delta_bias)
+    u, delta, B, C, z, grad_y = _side_by_side(u, delta, B, C, z, grad_y)
     sizes, grid, steps = _programs(u, s, segments)
     flags = {"SOFTPLUS": delta_softplus, "HAS_Z": z is not None, "HAS_BIAS": delta_bias is not None}
-    grad_u, grad_delta, grad_z = like(u), like(delta), None if z is None else like(z)
-    grad_B, grad_C = like(B), like(C)
-    sums_B, sums_C = (states.new_empty(-(-e // sizes["CHANNELS"]), b, l, s) for _ in range(2))
+    grads = grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias = [
+        None if x is None else like(x) if x.dim() == 3 else x.new_empty(x.shape) for x in tensors
+    ]
+    size, blocks = b * l * s, -(-e // sizes["CHANNELS"])
+    sums_B, sums_C = states.new_empty(blocks, size), states.new_empty(blocks, size)
     sums = states.new_empty(b * grid[1], s + 2, e)
+    has_D = {"HAS_D": D is not None}
     with torch.cuda.device_of(u):
         carries = u
         if grid[1] > 1:
@@ -361,13 +386,14 @@ def triton_backward(grad_y, u, delta, A, B, C, D, z, delta_bias, delta_softplus,
         _backward[grid](
             *_strided(u, delta, B, C, z, grad_y), A2, _or(D, u), _or(delta_bias, u), states, carries,
             grad_u, grad_delta, _or(grad_z, u), sums_B, sums_C, sums, l, steps, b, e, s,
-            **flags, **sizes, HAS_D=D is not None, SEGMENTED=grid[1] > 1, CHUNK=CHUNK,
+            **flags, **has_D, **sizes, SEGMENTED=grid[1] > 1, CHUNK=CHUNK,
         )  # fmt: skip
-        size, blocks = b * l * s, len(sums_B)
-        _add_up[(triton.cdiv(size, 1024),)](sums_B, sums_C, grad_B, grad_C, size, blocks, BLOCK=1024)
-    grad_A, grad_D, grad_bias = (x.clone() for x in sums.sum(0).split([s, 1, 1]))  # results may not share memory
-    grads = (grad_u, grad_delta, grad_A.t(), grad_B, grad_C, grad_D[0], grad_z, grad_bias[0])
-    return [grad.to(x.dtype) if needed else None for grad, x, needed in zip(grads, tensors, needs)]
+        programs = max(triton.cdiv(size, ADDED), triton.cdiv((s + 2) * e, ADDED_COLUMNS))
+        _add_up[programs, 2](
+            sums_B, sums_C, sums, grad_B, grad_C, grad_A, _or(grad_D, u), _or(grad_bias, u), size, len(sums), blocks,
+            e, s, **has_D, HAS_BIAS=flags["HAS_BIAS"], BLOCK=ADDED, COLUMNS=ADDED_COLUMNS,
+        )  # fmt: skip
+    return [grad if needed else None for grad, needed in zip(grads, needs)]
 
 
 def _states_between(grid, steps, sizes, flags, x, delta, B, z, A2, delta_bias, reverse=False):
@@ -403,9 +429,15 @@ def _programs(u, s, segments):
     return {"N": states, "CHANNELS": channels, "num_warps": warps}, (programs, -(-l // steps)), steps
 
 
+def _side_by_side(*tensors):
+    """With channels, or states, that lie side by side in memory, as the model's do."""
+    return [x if x is None or x.stride(1) == 1 else like(x).copy_(x) for x in tensors]
+
+
 def _strided(*tensors):
-    """Pointers and strides; the first tensor's stand in where there is none."""
-    return [argument for x in tensors for argument in (_or(x, tensors[0]), *_or(x, tensors[0]).stride())]
+    """Pointers and strides over rows and steps; the first tensor's stand in where there is none."""
+    tensors = [_or(x, tensors[0]) for x in tensors]
+    return [argument for x in tensors for argument in (x, x.stride(0), x.stride(2))]
 
 
 def _or(x, other):

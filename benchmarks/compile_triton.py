@@ -22,8 +22,10 @@ from triton.compiler import ASTSource
 from hf_mamba import selective_scan_triton as scan
 
 
-LENGTHS = {"u", "delta", "B", "C", "z", "x", "grad_y", "y", "grad_u", "grad_delta", "grad_z"}  # of the inputs' dtype
+LENGTHS = {"u", "delta", "B", "C", "z", "x", "y"} | {f"grad_{x}" for x in ("u", "delta", "B", "C", "z", "y")}
 FP32 = {"A2", "D", "delta_bias", "states", "starts", "carries", "sums_B", "sums_C", "sums", "ends", "totals"}
+FP32 |= {"grad_A", "grad_D", "grad_bias"}
+KERNELS = ["forward", "segment_ends", "chain_segments", "backward", "add_up"]
 REGISTERS, WARPS = 65536, 64  # of a multiprocessor of an A100 or H100
 
 
@@ -32,6 +34,7 @@ def source(kernel, state_size, dtype, channels, everything):
     sizes = scan._programs(torch.empty(128, channels, 324, device="meta"), state_size, 2)[0]
     warps = sizes.pop("num_warps")
     constants = {"CHUNK": scan.CHUNK, "GROUP": scan.GROUP, "e": channels, "s": state_size, **sizes}
+    constants |= {"BLOCK": scan.ADDED, "COLUMNS": scan.ADDED_COLUMNS, "blocks": -(-channels // sizes["CHANNELS"])}
     signature, values, attributes = {}, {}, {}
     for index, parameter in enumerate(kernel.params):
         name = parameter.name
@@ -39,13 +42,11 @@ def source(kernel, state_size, dtype, channels, everything):
             signature[name], values[(index,)] = "constexpr", constants.get(name, everything)
         elif name in LENGTHS | FP32:
             signature[name] = f"*{dtype if name in LENGTHS else 'fp32'}"
-        elif name in ("u_e", "delta_e", "B_s", "C_s", "z_e", "x_e", "grad_y_e"):
-            signature[name], values[(index,)] = "constexpr", 1  # as a launch specialises a stride of 1
         else:
             signature[name] = "i32"
         # a launch specialises memory that begins, and strides that are, at a multiple of 16, as all of the model's but
         # those of B and C, which lie beside Δ; lengths are whatever they are
-        lengths = ("l", "steps", "segments", "b", "size", "B_b", "B_l", "C_b", "C_l")
+        lengths = ("l", "steps", "segments", "b", "size", "parts", "B_b", "B_l", "C_b", "C_l")
         if signature[name] != "constexpr" and name not in lengths:
             attributes[(index,)] = [["tt.divisibility", 16]]
     return ASTSource(kernel, signature, values, attributes), warps
@@ -67,7 +68,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--capabilities", type=int, nargs="+", default=[80, 90])
     parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"])
-    parser.add_argument("--kernels", nargs="+", default=["forward", "segment_ends", "chain_segments", "backward"])
+    parser.add_argument("--kernels", nargs="+", default=KERNELS)
     parser.add_argument("--states", type=int, nargs="+", default=[1, 8, 16, 64])
     parser.add_argument("--channels", type=int, default=128)
     parser.add_argument("--nothing_optional", action="store_true", help="without D, z, delta_bias, softplus, segments")

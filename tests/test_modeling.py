@@ -409,9 +409,13 @@ def test_half_precision_is_close_and_keeps_the_recurrence_in_fp32(dtype, tmp_pat
 def test_autocast_trains():
     model = make_model().train()
     with torch.autocast("cpu", torch.bfloat16):
-        loss = model(**loss_inputs(model), labels=torch.tensor([0, 1, 2, 0])).loss
-    loss.backward()
-    assert loss.dtype == torch.float32
+        outputs = model(**loss_inputs(model), labels=torch.tensor([0, 1, 2, 0]))
+    outputs.loss.backward()
+    assert outputs.loss.dtype == torch.float32
+    images = {name: x for name, x in loss_inputs(model).items() if name.startswith("pixel")}
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = model(**images, output_hidden_states=True)
+    assert {states.dtype for states in outputs.hidden_states} == {torch.float32}  # what blocks add to
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
