@@ -33,6 +33,8 @@ import torch
 from PIL import Image
 from PIL import __version__ as pillow_version
 from torch.utils.data import DataLoader
+from transformers import TrainerCallback
+from transformers.trainer import DEFAULT_CALLBACKS
 
 from hf_mamba.classification.arguments import parse_arguments
 from hf_mamba.classification.checkpoints import new_image_processor, new_processor_and_model
@@ -153,7 +155,9 @@ def main():
     parser.add_argument("--posts", type=int, default=512, help="posts to generate")
     parser.add_argument("--photo_size", default="1600x1200", help="of the generated photos")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--passes", type=int, help="then train so often over all posts by run_classification.py")
+    parser.add_argument(
+        "--passes", type=int, help="then train so often, twice or more, over all posts by run_classification.py"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--steps", type=int, default=8, help="batches per pass")
     parser.add_argument("--repeats", type=int, default=9)
@@ -202,15 +206,29 @@ def run(args, model_args, data_args, training_args):
         print(f"| {name} | {data:,.0f} | {alone:,.0f} | {both:,.0f} ({share:.0%} of the model alone) | {limit} |")
 
 
+class PassTimes(TrainerCallback):
+    """When passes ended, of the Trainer that comes next."""
+
+    ends = []
+
+    def on_epoch_end(self, *args, **kwargs):
+        PassTimes.ends.append(clock())
+
+
 def train(argv, args):
-    """Prints what Trainer says of a whole training, from its first step to its last, compiling and all."""
+    """Prints what Trainer says of a whole training, from its first step to its last, and the time of later passes."""
     more = ["--do_train", "--num_train_epochs", str(args.passes), "--disable_tqdm", "true", "--eval_strategy", "no"]
     more += ["--save_strategy", "no", "--validation_split", "0", "--use_cpu", str(args.device == "cpu")]
+    DEFAULT_CALLBACKS.append(PassTimes)
     run_classification([*argv, *more])
     output_dir = Path(argv[argv.index("--output_dir") + 1])
     found = json.loads((output_dir / "train_results.json").read_text())
     seconds, rate = found["train_runtime"], found["train_samples_per_second"]
-    print(f"\n{args.passes} passes by run_classification.py: {seconds:,.0f} s, {rate:,.0f} posts/s")
+    later = (PassTimes.ends[-1] - PassTimes.ends[0]) / (args.passes - 1)
+    print(
+        f"\n{args.passes} passes by run_classification.py: {seconds:,.0f} s, {rate:,.0f} posts/s; after the first, in "
+        f"which a model is compiled, {later:.2f} s a pass, {seconds * rate / args.passes / later:,.0f} posts/s"
+    )
 
 
 if __name__ == "__main__":

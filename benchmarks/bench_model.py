@@ -243,18 +243,22 @@ def clock():
 settings = argparse.Namespace(device="cpu", bf16=False, cpu_time=False)  # the flags
 
 
-def on_cuda(names, args):
+def on_cuda(args):
     """The tables of a GPU, at the paper's batch."""
+    names = ["ours, triton", "ours, mamba_ssm", "ours, torch path", "scan removed", "attention"]
     try:
         check_scan_implementation("mamba_ssm")
     except ValueError:
-        names = [name for name in names if name != "ours, mamba_ssm"]
+        names.remove("ours, mamba_ssm")
     if args.lengths:
-        return compare_lengths([name for name in names if not name.endswith("compiled")], args.repeats)
+        names.remove("scan removed")
+        names.remove("ours, torch path")
+        return compare_lengths(names, args.repeats)
     batch = make_batch(128)
-    print_table("training step, batch 128", names, step_of, batch, args.repeats)
-    print_table("forward, batch 128", names, forward_of, batch, args.repeats)
     print_table("forward, batch 1, with image", names, forward_of, make_batch(1), args.repeats)
+    print_table("forward, batch 128", names, forward_of, batch, args.repeats)
+    names = ["ours, compiled", "attention, compiled", *names]
+    print_table("training step, batch 128", names, step_of, batch, args.repeats)
 
 
 def main():
@@ -279,8 +283,7 @@ def main():
     )
     print("| what | blocks | ms | over the first | parameters | peak MiB |\n|---|---|---|---|---|---|")
     if args.device == "cuda":
-        names = ["ours, triton", "ours, compiled", "ours, mamba_ssm", "ours, torch path", "scan removed"]
-        return on_cuda([*names, "attention", "attention, compiled"], args)
+        return on_cuda(args)
     if args.lengths:
         return compare_lengths(["ours", "attention", *peers], args.repeats)
     if args.removed:

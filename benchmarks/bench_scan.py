@@ -11,7 +11,8 @@ Peers: transformers' eager scan; mambapy's parallel scan if it can be imported (
 time: the backward pass of transformers' eager scan is quadratic in length. On CUDA mamba_ssm gets its inputs in the
 memory layout it wants, (b, e, l); "from (b, l, e)" is what it costs in a model whose projections give the other.
 Errors are the largest of y and of all gradients against float64, relative to the largest value. Peak memory is what
-torch's allocator held at once beyond inputs and dL/dy, counted in a run of its own.
+torch's allocator held at once beyond inputs and dL/dy, counted in a run of its own. On CUDA "replayed" is the time of
+the same call as a CUDA graph, which is that of its kernels alone: what is more in the other is Python and launches.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import ast
 import statistics
 import tarfile
 import time
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -136,19 +138,33 @@ def own_layout(name, inputs, grad_y):
     return inputs, None if grad_y is None else grad_y.contiguous()
 
 
-def interleaved_medians(scans, arguments, repeats):
+def as_graph(function):
+    """A function that replays the kernels of `function`."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # whatever happens once only
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        function()
+    return graph.replay
+
+
+def interleaved_medians(functions, repeats):
     """
-    Median milliseconds of each scan. They take turns of as many calls as last about 20 ms, all alike, since
+    Median milliseconds of each function. They take turns of as many calls as last about 20 ms, all alike, since
     inside a model a scan's inputs are as warm in the caches. Who takes seconds runs once or three times.
     """
-    calls, times = dict.fromkeys(scans, 1), {name: [] for name in scans}
+    calls, times = dict.fromkeys(functions, 1), {name: [] for name in functions}
     for repeat in range(repeats + 2):
-        for name, scan in scans.items():
+        for name, function in functions.items():
             if repeat > 2 and times[name][0] > 5000 or repeat > 4 and times[name][0] > 1000:
                 continue
             start = clock()
             for _ in range(calls[name]):
-                run(scan, *arguments[name])
+                function()
             elapsed = clock() - start
             if repeat == 1:  # round 0 warmed up
                 calls[name] = max(1, min(200, round(0.02 / max(elapsed, 1e-6))))
@@ -213,22 +229,29 @@ def main():
     where = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} thread(s)"
     print(f"{where}, e = {CHANNELS}, s = {STATE_SIZE}, fp32, torch {torch.__version__}")
     print("processor time\n" if args.cpu_time else "")
-    print(f"| (batch, length) | scan | ms | over {ours} | error | peak MiB |\n|---|---|---|---|---|---|")
+    columns = ["(batch, length)", "scan", "ms", f"over {ours}"]
+    columns += ["ms, replayed", f"over {ours}"] if args.device == "cuda" else []
+    columns += ["error", "peak MiB"]
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for batch, length, backward, peers in CUDA_CASES if args.device == "cuda" else CASES:
         if batch > args.largest_batch:
             continue
         inputs = make_inputs(batch, length, backward, args.device)
         grad_y = torch.randn(batch, length, CHANNELS, device=args.device).transpose(1, 2) if backward else None
         skipped = set() if batch * length < 4000 else {"reference"}
-        if args.device == "cpu":
-            skipped |= {*ALL} - {*peers}
+        skipped |= {*ALL} - {*peers} if args.device == "cpu" else {"torch"} if length > 8192 else set()
         chosen = {name: scan for name, scan in scans.items() if name not in skipped}
         arguments = {name: own_layout(name, inputs, grad_y) for name in chosen}
-        median = interleaved_medians(chosen, arguments, args.repeats)
+        functions = {name: partial(run, scan, *arguments[name]) for name, scan in chosen.items()}
+        median = interleaved_medians(functions, args.repeats)
+        replayed = {}
+        if args.device == "cuda":
+            replayed = interleaved_medians({name: as_graph(f) for name, f in functions.items()}, args.repeats)
         for name, scan in chosen.items():
             cells = [f"({batch}, {length}) {'forward + backward' if backward else 'forward'}", name]
-            cells += [f"{median[name]:.3f}" if args.device == "cuda" else f"{median[name]:.2f}"]
-            cells += [f"{median[name] / median[ours]:.1f}"]
+            for times in filter(None, (median, replayed)):
+                digits = 3 if args.device == "cuda" else 2
+                cells += [f"{times[name]:.{digits}f}", f"{times[name] / times[ours]:.{digits - 1}f}"]
             if name in ("triton", "numba", "torch") or median[name] < 500:  # a trace of more fills the memory
                 error, peak = largest_error(scan, *arguments[name]), peak_mebibytes(scan, *arguments[name])
                 cells += [f"{error:.0e}", f"{peak:.0f}"]
