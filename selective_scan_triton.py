@@ -330,7 +330,7 @@ def _add_up(
             inside = (part < parts) & (column < (s + 2) * e)[None, :]
             total += tl.load(sums + part * ((s + 2) * e) + column[None, :], mask=inside, other=0.0)
         total, n, d = tl.sum(total, 0), column // e, column % e
-        tl.store(grad_A + d * s + n, total.to(grad_A.dtype.element_ty), mask=n < s)
+        tl.store(grad_A + column, total.to(grad_A.dtype.element_ty), mask=n < s)  # channels side by side
         if HAS_D:
             tl.store(grad_D + d, total.to(grad_D.dtype.element_ty), mask=n == s)
         if HAS_BIAS:
@@ -367,13 +367,13 @@ def triton_backward(grad_y, u, delta, A, B, C, D, z, delta_bias, delta_softplus,
     """As `torch_backward`; `segments` as in `triton_forward`."""
     tensors, (b, e, l), s = (u, delta, A, B, C, D, z, delta_bias), u.shape, A.shape[1]
     if u.numel() == 0:
-        return [torch.zeros_like(x) if needed else None for x, needed in zip(tensors, needs)]
+        return [like(x).zero_() if needed else None for x, needed in zip(tensors, needs)]
     A2, D, delta_bias = _parameters(A, D, delta_bias)
     u, delta, B, C, z, grad_y = _side_by_side(u, delta, B, C, z, grad_y)
     sizes, grid, steps = _programs(u, s, segments)
     flags = {"SOFTPLUS": delta_softplus, "HAS_Z": z is not None, "HAS_BIAS": delta_bias is not None}
     grads = grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias = [
-        None if x is None else like(x) if x.dim() == 3 else x.new_empty(x.shape) for x in tensors
+        None if x is None else like(x) for x in tensors
     ]
     size, blocks = b * l * s, -(-e // sizes["CHANNELS"])
     sums_B, sums_C = states.new_empty(blocks, size), states.new_empty(blocks, size)

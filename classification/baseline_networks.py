@@ -140,11 +140,10 @@ class TextProcessor:
     def __init__(self, tokenizer, max_length: int):
         self.tokenizer, self.max_length = tokenizer, max_length
 
-    def __call__(self, text, images=None, return_tensors="pt"):
-        texts = [clean_text(one) for one in text]
-        return self.tokenizer(
-            texts, truncation=True, max_length=self.max_length, padding=True, return_tensors=return_tensors
-        )
+    def __call__(self, text, images=None, return_tensors="pt", text_kwargs=None, images_kwargs=None):
+        """`text_kwargs` go to the tokenizer; there are no pictures, so nothing takes `images` or `images_kwargs`."""
+        kwargs = {"padding": True, "truncation": True, "max_length": self.max_length} | (text_kwargs or {})
+        return self.tokenizer([clean_text(one) for one in text], return_tensors=return_tensors, **kwargs)
 
     def save_pretrained(self, folder, **kwargs):
         return self.tokenizer.save_pretrained(folder, **kwargs)
