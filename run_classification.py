@@ -301,7 +301,9 @@ def check_splits(posts, training_args):
             "--do_eval needs a validation split: give --validation_file, or --do_predict for a test file."
         )
     if training_args.do_predict and "test" not in posts.splits:
-        raise ValueError("--do_predict needs a test split: give --test_file, or a data set that has one.")
+        raise ValueError(
+            "--do_predict needs a test split: give --test_file, or --test_split 0.1 to set a tenth of train aside."
+        )
     if training_args.eval_strategy != "no" and "validation" not in posts.splits:
         if training_args.early_stopping_patience is not None:
             raise ValueError("--early_stopping_patience needs validation posts: give some, or leave the flag out.")

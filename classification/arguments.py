@@ -176,7 +176,7 @@ class ClassificationTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "Run once for each of these seeds, into seed-N of the output folder, and report mean and standard "
-            "deviation. Posts set aside for validation are the same for all, see --split_seed"
+            "deviation. Posts set aside for validation or test are the same for all, see --split_seed"
         },
     )
     search_trials: int | None = field(

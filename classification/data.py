@@ -126,6 +126,10 @@ class DataArguments(ImageCacheArguments):
     validation_split: float = field(
         default=0.1, metadata={"help": "Share of the training posts set aside where no validation posts are given"}
     )
+    test_split: float = field(
+        default=0.0,
+        metadata={"help": "Share of the training posts set aside for --do_predict where no test posts are given"},
+    )
     split_seed: int | None = field(default=None, metadata={"help": "Decides which posts these are. Default: --seed"})
     vocab_size: int | None = field(
         default=None, metadata={"help": "Word pieces to learn from the training texts, at most. Default: 8000"}
@@ -234,7 +238,7 @@ def load_posts(
 
     Args:
         args: the flags
-        seed: decides which training posts are set aside for validation
+        seed: decides which training posts are set aside for validation and test
         label_names: a checkpoint's labels, in their order; needed without a training split
         problem_type: the checkpoint's, or the one asked for; None leaves it to the training labels
         wanted: the splits that are read with --streaming; of stored data all are
@@ -245,6 +249,7 @@ def load_posts(
     modalities = parse_modalities(args.modalities)
     _check_numbers(args)
     raw_splits, source = read_streams(args, wanted) if args.streaming else read_splits(args)
+    _check_test_split(args, raw_splits)
     if args.folds is not None:
         raw_splits = _only_train(raw_splits)
     named = {role: getattr(args, f"{role}_column_name") for role in ("text", "image", "label", "id", "group")}
@@ -259,8 +264,10 @@ def load_posts(
     if args.folds is not None:
         text_column = columns.get("text") or named["text"] or usual_column(raw_splits, "text", {*columns.values()})
         chosen = _deal_fold(chosen["train"], text_column, scheme, args, seed)
-    elif "train" in chosen and "validation" not in chosen and args.validation_split > 0 and not args.streaming:
-        chosen = _cut_validation(chosen, scheme.problem_type, args.validation_split, seed)
+    elif "train" in chosen and not args.streaming:
+        for split, share in (("test", args.test_split), ("validation", args.validation_split)):
+            if split not in chosen and share > 0:
+                chosen = _cut(chosen, split, scheme.problem_type, share, seed)
     _keep_first(chosen, args)
     posts = Posts(DatasetDict(), scheme.names, scheme.problem_type, columns, source, {})
     for split, part in chosen.items():
@@ -324,8 +331,9 @@ def _check_numbers(args):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} {value}: give 1 or more, or leave it out.")
-    if not 0 <= args.validation_split < 1:
-        raise ValueError(f"--validation_split {args.validation_split}: give a share of the training posts, 0 to 1.")
+    for name in ("validation_split", "test_split"):
+        if not 0 <= getattr(args, name) < 1:
+            raise ValueError(f"--{name} {getattr(args, name)}: give a share of the training posts, 0 to 1.")
     for name, choices in (("on_bad_image", ON_BAD_IMAGE), ("on_empty_post", ON_EMPTY_POST)):
         if getattr(args, name) not in choices:
             raise ValueError(f"--{name} {getattr(args, name)}: give {', '.join(choices[:-1])} or {choices[-1]}.")
@@ -333,26 +341,33 @@ def _check_numbers(args):
         raise ValueError(f"--max_images {args.max_images}: give 1 or more, or 0 to use all pictures of a post.")
 
 
-def _cut_validation(chosen: dict[str, _Chosen], problem_type: str, share: float, seed: int) -> dict[str, _Chosen]:
-    """Sets `share` of the training rows aside, the same rows for the same seed."""
+def _check_test_split(args, raw_splits):
+    """Unlike --validation_split it is there only if somebody asked for it."""
+    if args.test_split == 0:
+        return
+    there = {"--folds": args.folds is not None, "--streaming": args.streaming, "test posts": "test" in raw_splits}
+    for what, is_there in there.items():
+        if is_there:
+            raise ValueError(f"--test_split {args.test_split} can't go with {what}: leave one of them out.")
+
+
+def _cut(chosen: dict[str, _Chosen], split: str, problem_type: str, share: float, seed: int) -> dict[str, _Chosen]:
+    """Sets `share` of the training rows aside as `split`, the same rows for the same seed."""
     train = chosen["train"]
-    validation = set_aside(train.labels, problem_type, share, seed)
-    if not validation:
+    picked = set_aside([train.labels[row] for row in train.rows], problem_type, share, seed)
+    if not picked:
         raise ValueError(
-            f"{train.raw.place} has too few rows ({len(train.labels)}) to set some aside for validation: give "
-            "--validation_file, or --validation_split 0 to do without."
+            f"{train.raw.place} has too few rows ({len(train.rows)}) to set some aside for {split}: give "
+            f"--{split}_file, or --{split}_split 0 to do without."
         )
-    aside = set(validation)
-    kept = [row for row in train.rows if row not in aside]
+    aside = [train.rows[i] for i in picked]
     logger.info(
-        f"No validation posts are given: {len(validation)} of {len(train.labels)} posts of {train.raw.place} are set "
-        f"aside{' of each class alike' if problem_type == SINGLE else ''} (--validation_split {share}, seed {seed})."
+        f"No {split} posts are given: {len(aside)} of {len(train.rows)} posts of {train.raw.place} are set aside"
+        f"{' of each class alike' if problem_type == SINGLE else ''} (--{split}_split {share}, seed {seed})."
     )
-    parts = {
-        "train": _Chosen(train.raw, kept, train.labels),
-        "validation": _Chosen(train.raw, validation, train.labels),
-    }
-    return parts | {split: part for split, part in chosen.items() if split != "train"}
+    kept = sorted({*train.rows} - {*aside})
+    others = {name: part for name, part in chosen.items() if name != "train"}
+    return {"train": replace(train, rows=kept), split: replace(train, rows=aside)} | others
 
 
 def _only_train(raw_splits):

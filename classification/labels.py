@@ -279,7 +279,7 @@ def _are_booleans(names):
 
 def set_aside(values: Sequence, problem_type: str, share: float, seed: int) -> list[int]:
     """
-    The rows, in order, that make up a validation split: `share` of all, the same for the same seed. Of every class
+    The rows, in order, to set aside for another split: `share` of all, the same for the same seed. Of every class
     alike for single labels, at random otherwise. Empty if there are too few.
     """
     classes = np.array(values) if problem_type == SINGLE else np.zeros(len(values), dtype=int)

@@ -265,6 +265,22 @@ def test_validation_is_cut_stratified_and_seeded(folder, count):
         assert list(other.splits["validation"]["id"]) != list(posts.splits["validation"]["id"])
 
 
+def test_a_test_split_is_cut_before_validation_and_whoever_asks(folder):
+    write_jsonl(folder / "t.jsonl", make_rows(100))
+    posts = load(folder, train_file="t.jsonl", test_split=0.2)
+    rows = {split: list(map(int, posts.splits[split]["id"])) for split in posts.splits}
+    assert list(rows) == ["train", "validation", "test"]
+    assert sorted(sum(rows.values(), [])) == list(range(1, 101))
+    assert {split: len(found) for split, found in rows.items()} == {"train": 72, "validation": 8, "test": 20}
+    counted = posts.column("test", "label").count(1)
+    assert abs(counted - 0.2 * make_labels(100).count(1)) <= 1
+    assert posts.where("test", 0).endswith(f"line {rows['test'][0]}")
+    alone = load(folder, train_file="t.jsonl", test_split=0.2, validation_split=0)
+    assert list(alone.splits) == ["train", "test"] and alone.column("test", "id") == posts.column("test", "id")
+    other = load(folder, train_file="t.jsonl", test_split=0.2, seed=1)
+    assert other.column("test", "id") != posts.column("test", "id")
+
+
 def make_labels(count):
     return [int(row["label"] == "yes") for row in make_rows(count)]
 

@@ -100,6 +100,12 @@ BAD_FILES = [
     ("t.jsonl", '{"text": ["t"], "label": "a"}\n{"text": "t", "label": "b"}\n', {}, ["line 1", "'text'", "list"]),
     ("t.jsonl", GOOD + '{"text": "t", "image": 3, "label": "a"}\n', {}, ["line 3", "'image'", "int", "path"]),
     ("t.csv", "text,label\na,x\nb,y\n", {"validation_split": 0.5}, ["too few rows", "--validation_file"]),
+    (
+        "t.csv",
+        "text,label\na,x\nb,y\n",
+        {"test_split": 0.5},
+        ["too few rows", "for test", "--test_file", "--test_split 0"],
+    ),
     ("t.csv", "text,label\na,x\n ,y\nb,x\nc,y\n", {}, ["line 3", "no text ('text')", "1 of", "Drop such rows"]),
     ("t.jsonl", GOOD + '{"text": "", "label": "a"}\n', {}, ["line 3", "neither text ('text') nor image", "Drop"]),
     ("t.jsonl", GOOD, {"modalities": "text,sound"}, ["--modalities", "'sound'"]),
@@ -107,6 +113,9 @@ BAD_FILES = [
     ("t.jsonl", GOOD, {"image_dir": "nowhere"}, ["--image_dir nowhere"]),
     ("t.jsonl", GOOD, {"max_eval_samples": 0}, ["--max_eval_samples 0"]),
     ("t.jsonl", GOOD, {"validation_split": 1.0}, ["--validation_split 1.0"]),
+    ("t.jsonl", GOOD, {"test_split": -0.1}, ["--test_split -0.1"]),
+    ("t.jsonl", GOOD, {"test_split": 0.1, "test_file": "t.jsonl"}, ["--test_split 0.1", "test posts"]),
+    ("t.jsonl", GOOD, {"test_split": 0.1, "folds": 2, "fold": 1}, ["--test_split 0.1", "--folds"]),
     ("t.jsonl", GOOD, {"max_images": -1}, ["--max_images -1"]),
     ("t.jsonl", GOOD, {"dataset_name": "x"}, ["--dataset_name and --train_file"]),
 ]

@@ -227,6 +227,19 @@ def test_flags_that_do_not_fit(flags, parts, folder, tmp_path, monkeypatch):
         assert part in message
 
 
+def test_what_is_set_aside_for_test_is_the_same_for_the_checkpoint(folder, tmp_path, monkeypatch):
+    posts = ["--train_file", folder / "train" / "metadata.jsonl", "--validation_split", 0, "--test_split", 0.25]
+    steps = ["--do_train", "--do_predict"]
+    trained = run_classification.main([*map(str, [*steps, *SMALL, *posts, "--output_dir", tmp_path / "run"])])
+    again = ["--do_predict", "--use_cpu", "--model_name_or_path", tmp_path / "run", *posts]
+    predicted = run_classification.main([*map(str, [*again, "--output_dir", tmp_path / "again"])])
+    assert predicted["test"]["accuracy"] == trained["test"]["accuracy"]
+    files = [(tmp_path / name / "predictions.csv").read_text() for name in ("run", "again")]
+    assert files[0] == files[1] and len(files[0].splitlines()) > 2
+    message = refused(monkeypatch, [*steps, *SMALL, *posts[:4], "--output_dir", tmp_path / "out"])
+    assert "--do_predict" in message and "--test_split 0.1" in message
+
+
 def test_a_truncated_picture_is_named_before_training(folder, tmp_path, monkeypatch):
     rows = (folder / "train" / "metadata.jsonl").read_text().splitlines()[:8]
     picture = folder / "train" / json.loads(rows[3])["file_name"]
