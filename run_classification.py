@@ -243,7 +243,8 @@ def draw_builtin_posts(data_args, training_args):
         labels = BUILTIN[data_args.dataset_name]
         folder = Path(training_args.output_dir).parent / f"builtin_posts_{labels}".removesuffix("_binary")
         logger.info(f"The built-in posts are in {folder}, drawn there if they aren't yet.")
-        data_args.dataset_name = str(write_builtin_posts(folder, labels=labels))
+        progress = not training_args.disable_tqdm
+        data_args.dataset_name = str(write_builtin_posts(folder, labels=labels, progress=progress))
 
 
 def audit(model_args, data_args, training_args):
