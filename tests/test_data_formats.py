@@ -332,6 +332,16 @@ def case_no_validation(folder):
     assert sorted([*splits["train"]["text"], *splits["validation"]["text"]]) == sorted(row["text"] for row in rows)
 
 
+@FILES("no test split")
+def case_no_test(folder):
+    rows = [{"text": f"t{i}", "label": "yes" if i % 4 else "no"} for i in range(40)]
+    path = str(write_jsonl(folder / "t.jsonl", rows))
+    assert "test" not in load_posts(DataArguments(train_file=path), seed=0).splits
+    splits = load_posts(DataArguments(train_file=path, test_split=0.1), seed=0).splits
+    assert sorted(splits["test"]["label"]) == [0, 1, 1, 1]
+    assert sorted(sum((list(split["text"]) for split in splits.values()), [])) == sorted(row["text"] for row in rows)
+
+
 # Image cells
 
 
