@@ -343,12 +343,11 @@ def _check_numbers(args):
 
 def _check_test_split(args, raw_splits):
     """Unlike --validation_split it is there only if somebody asked for it."""
-    if args.test_split == 0:
-        return
-    there = {"--folds": args.folds is not None, "--streaming": args.streaming, "test posts": "test" in raw_splits}
-    for what, is_there in there.items():
-        if is_there:
-            raise ValueError(f"--test_split {args.test_split} can't go with {what}: leave one of them out.")
+    if args.test_split > 0 and "test" in raw_splits:
+        raise ValueError(
+            f"--test_split {args.test_split} is for want of test posts, but {raw_splits['test'].place} holds some: "
+            "leave one of them out."
+        )
 
 
 def _cut(chosen: dict[str, _Chosen], split: str, problem_type: str, share: float, seed: int) -> dict[str, _Chosen]:

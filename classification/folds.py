@@ -39,6 +39,8 @@ def check_folds(training_args, data_args):
     for flag in ("validation_file", "test_file"):
         if getattr(data_args, flag) is not None:
             raise ValueError(f"--folds deals the training posts alone: leave out --{flag}, or --folds.")
+    if data_args.test_split > 0:
+        raise ValueError("--folds tests on every training post once: leave out --test_split, or --folds.")
     if data_args.streaming:
         raise ValueError("--folds needs all posts at once: leave out --streaming.")
     if fold is not None:

@@ -1,8 +1,8 @@
 """One recipe run with several seeds: each run in its own folder, then mean and standard deviation.
 
 The runs follow each other in this process (or, under torchrun, in these processes). Each is an ordinary run of
-`output_dir/seed-N/recipe.yaml` and repeats from that file alone. The posts set aside are the same for
-all of them, so that the deviation is that of training: initial weights, the order of posts, dropout.
+`output_dir/seed-N/recipe.yaml` and repeats from that file alone. The posts set aside are the same for all of
+them, so that the deviation is that of training: initial weights, the order of posts, dropout.
 """
 
 import gc

@@ -73,6 +73,8 @@ def _open_streams(args):
         raise ValueError("--streaming goes with --dataset_name alone: files are read where they lie.")
     if any(os.path.isfile(os.path.join(name, file)) for file in ("dataset_dict.json", "state.json")):
         raise ValueError(f"--streaming: {name} is mapped into memory as it is. Leave the flag out.")
+    if args.test_split > 0:
+        raise ValueError("--test_split needs posts that can be counted: leave it out with --streaming.")
     if args.stream_first_pass < 2 or args.stream_shuffle_buffer < 1:
         raise ValueError("--stream_first_pass must be 2 or more, --stream_shuffle_buffer 1 or more.")
     try:

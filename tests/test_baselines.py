@@ -213,6 +213,9 @@ def test_a_pretrained_model_stays_one(posts, pretrained, tmp_path):
 def test_its_texts_are_collapsed_and_cut():
     texts, settings = TextProcessor(lambda texts, **settings: (texts, settings), 3)([" a \0\n b ", "a b"])
     assert texts == ["a b", "a b"] and settings["max_length"] == 3 and settings["truncation"] and settings["padding"]
+    processor = TextProcessor(lambda texts, **settings: settings, 3)
+    asked = {"text_kwargs": {"padding": "max_length"}, "images_kwargs": {"do_rescale": False}}
+    assert processor(["a"], **asked) == {**processor(["a"]), "padding": "max_length"}
 
 
 def test_seeds_of_a_network_differ_and_what_counts_runs_once(posts, tmp_path):

@@ -114,8 +114,7 @@ BAD_FILES = [
     ("t.jsonl", GOOD, {"max_eval_samples": 0}, ["--max_eval_samples 0"]),
     ("t.jsonl", GOOD, {"validation_split": 1.0}, ["--validation_split 1.0"]),
     ("t.jsonl", GOOD, {"test_split": -0.1}, ["--test_split -0.1"]),
-    ("t.jsonl", GOOD, {"test_split": 0.1, "test_file": "t.jsonl"}, ["--test_split 0.1", "test posts"]),
-    ("t.jsonl", GOOD, {"test_split": 0.1, "folds": 2, "fold": 1}, ["--test_split 0.1", "--folds"]),
+    ("t.jsonl", GOOD, {"test_split": 0.1, "test_file": "t.jsonl"}, ["--test_split 0.1", "t.jsonl holds some"]),
     ("t.jsonl", GOOD, {"max_images": -1}, ["--max_images -1"]),
     ("t.jsonl", GOOD, {"dataset_name": "x"}, ["--dataset_name and --train_file"]),
 ]

@@ -146,6 +146,7 @@ def test_of_a_data_set_only_the_training_posts_are_dealt(folder, caplog):
         (["--folds", 3, "--fold", 4], ["--fold 4", "1 to 3"]),
         (["--fold", 1], ["--fold 1", "--folds"]),
         (["--folds", 2, "--test_file", "x.csv"], ["--test_file"]),
+        (["--folds", 2, "--test_split", 0.1], ["--folds", "--test_split"]),
         (["--folds", 2, "--validation_file", "x.csv"], ["--validation_file"]),
         (["--folds", 2, "--seeds", 0, 1], ["--folds and --seeds"]),
         (["--folds", 2, "--search_trials", 3], ["--folds and --search_trials"]),

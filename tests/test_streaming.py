@@ -155,6 +155,7 @@ def test_what_a_stream_needs_is_said(hub, tmp_path, monkeypatch):
     assert "--stream_first_pass must be 2" in refused(
         monkeypatch, [*argv, "--dataset_name", name, "--stream_first_pass=0"]
     )
+    assert "--test_split needs" in refused(monkeypatch, [*argv, "--dataset_name", name, "--test_split=0.1"])
     datasets.Dataset.from_dict({"text": ["t"]}).save_to_disk(tmp_path / "saved")
     assert "Leave the flag out" in refused(monkeypatch, [*argv, "--dataset_name", tmp_path / "saved"])
 
