@@ -35,12 +35,28 @@ from transformers import set_seed
 from transformers.trainer_callback import ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
-from .classification.arguments import parse_arguments
-from .classification.audit import audit_posts, load_for_audit
-from .classification.audit_report import write_audit
-from .classification.builtin_data import LABELS, write_builtin_posts
-from .classification.calibration import CALIBRATE_METRICS, calibrate, check_calibration
-from .classification.checkpoints import (
+from .classification.audit.audit import audit_posts, load_for_audit
+from .classification.audit.report import write_audit
+from .classification.data.image_cache import open_image_cache
+from .classification.data.images import find_bad_images
+from .classification.data.labels import REGRESSION, SINGLE, label_id, resolve_class_weights
+from .classification.data.loading import PostCollator, load_posts
+from .classification.data.messy_posts import check_some_are_left, settle_bad_images
+from .classification.data.modalities import ModalityDropout, PassCounter
+from .classification.data.sets.builtin import LABELS, write_builtin_posts
+from .classification.evaluation.calibration import CALIBRATE_METRICS, calibrate, check_calibration
+from .classification.evaluation.metrics import (
+    DEFAULT_METRIC,
+    LOWER_IS_BETTER,
+    METRIC_NAMES,
+    compute_metrics_for_trainer,
+    metrics_for,
+)
+from .classification.evaluation.predictions import write_predictions
+from .classification.evaluation.split_report import BASELINE_KEYS, evaluate_split, name_baseline, write_report
+from .classification.reporting.model_card import ReadableProgress, summary, write_model_card, write_results
+from .classification.runs.arguments import parse_arguments
+from .classification.runs.checkpoints import (
     baseline_of_checkpoint,
     load_checkpoint,
     new_image_processor,
@@ -48,32 +64,17 @@ from .classification.checkpoints import (
     new_tokenizer,
     problem_type_of,
 )
-from .classification.data import PostCollator, load_posts
-from .classification.early_stopping import best_pass, check_early_stopping, had_stopped, training_callbacks
-from .classification.evaluation import BASELINE_KEYS, evaluate_split, name_baseline, write_report
-from .classification.extras import check_trackers, settle_tensorboard
-from .classification.folds import check_folds, run_folds
-from .classification.image_cache import open_image_cache
-from .classification.labels import REGRESSION, SINGLE, label_id, resolve_class_weights
-from .classification.messy_posts import check_some_are_left, settle_bad_images
-from .classification.metrics import (
-    DEFAULT_METRIC,
-    LOWER_IS_BETTER,
-    METRIC_NAMES,
-    compute_metrics_for_trainer,
-    metrics_for,
-)
-from .classification.modalities import ModalityDropout, PassCounter
-from .classification.output_dir import PREDICTIONS_FORMATS, check_output_dir, start_run
-from .classification.post_images import find_bad_images
-from .classification.post_trainer import PostTrainer
-from .classification.predictions import write_predictions
-from .classification.processes import warn_of_one_process
-from .classification.reports import ReadableProgress, summary, write_model_card, write_results
-from .classification.search import check_search, search
-from .classification.seeds import check_seeds, run_seeds
+from .classification.runs.folds import check_folds, run_folds
+from .classification.runs.output_dir import check_output_dir, start_run
+from .classification.runs.search import check_search, search
+from .classification.runs.seeds import check_seeds, run_seeds
 from .classification.share import share_run
-from .classification.targets import TargetScale
+from .classification.support.extras import check_trackers, settle_tensorboard
+from .classification.support.processes import warn_of_one_process
+from .classification.support.run_files import PREDICTIONS_FORMATS
+from .classification.training.callbacks import best_pass, check_early_stopping, had_stopped, training_callbacks
+from .classification.training.targets import TargetScale
+from .classification.training.trainer import PostTrainer
 
 
 logger = logging.getLogger("hf_mamba.run_classification")  # also when run as a script

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from .bootstrap import LEVEL, RESAMPLES, bootstrap_intervals
-from .command_line import run_command
-from .labels import MULTI, REGRESSION, SINGLE
-from .markdown import markdown_table
-from .metrics import DEFAULT_METRIC, metrics_for
-from .output_dir import PREDICTIONS_FILES
-from .table_files import read_csv, read_jsonl, read_parquet
+from hf_mamba.classification.support.run_files import PREDICTIONS_FILES
+
+from .data.labels import MULTI, REGRESSION, SINGLE
+from .data.table_files import read_csv, read_jsonl, read_parquet
+from .evaluation.bootstrap import LEVEL, RESAMPLES, bootstrap_intervals
+from .evaluation.metrics import DEFAULT_METRIC, metrics_for
+from .support.command_line import run_command
+from .support.markdown import markdown_table
 
 
 _READERS = {".csv": read_csv, ".jsonl": read_jsonl, ".parquet": read_parquet}

@@ -12,7 +12,7 @@ import argparse
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
-from .command_line import run_command
+from .support.command_line import run_command
 
 
 ROUNDINGS = ("half up", "half even", "truncation")

@@ -16,13 +16,14 @@ import yaml
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import OfflineModeIsEnabled
 
+from hf_mamba.classification.support.run_files import CALIBRATION_FILE, RECIPE_FILE, TEST_FILE, VALIDATION_FILE
+
 from ..clean_room import address_card, check_checkpoint
 from ..modeling_hf_mamba import HFMambaForSequenceClassification, HFMambaModel
 from ..processing_hf_mamba import HFMambaProcessor
-from .command_line import run_command
-from .hub_errors import explain
-from .output_dir import CALIBRATION_FILE, RECIPE_FILE, TEST_FILE, VALIDATION_FILE
-from .reports import shareable_recipe
+from .reporting.model_card import shareable_recipe
+from .support.command_line import run_command
+from .support.hub import explain
 
 
 # What makes up a checkpoint: weights, configs, processor, code, card, results, recipe. Whatever else lies in a folder

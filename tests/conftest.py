@@ -6,7 +6,7 @@ import pytest
 from running import command
 
 from hf_mamba import run_classification
-from hf_mamba.classification.builtin_data import write_builtin_posts
+from hf_mamba.classification.data.sets.builtin import write_builtin_posts
 
 
 @pytest.fixture(scope="session", autouse=True)
