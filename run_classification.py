@@ -42,9 +42,9 @@ from .classification.data.images import find_bad_images
 from .classification.data.labels import REGRESSION, SINGLE, label_id, resolve_class_weights
 from .classification.data.loading import PostCollator, load_posts
 from .classification.data.messy_posts import check_some_are_left, settle_bad_images
-from .classification.data.modalities import ModalityDropout, PassCounter
+from .classification.data.modalities import ModalityDropout
 from .classification.data.sets.builtin import LABELS, write_builtin_posts
-from .classification.evaluation.calibration import CALIBRATE_METRICS, calibrate, check_calibration
+from .classification.evaluation.calibration import CALIBRATE_METRICS
 from .classification.evaluation.metrics import (
     DEFAULT_METRIC,
     LOWER_IS_BETTER,
@@ -54,8 +54,10 @@ from .classification.evaluation.metrics import (
 )
 from .classification.evaluation.predictions import write_predictions
 from .classification.evaluation.split_report import BASELINE_KEYS, evaluate_split, name_baseline, write_report
-from .classification.reporting.model_card import ReadableProgress, summary, write_model_card, write_results
+from .classification.reporting.model_card import write_model_card, write_results
+from .classification.reporting.tables import summarise_run
 from .classification.runs.arguments import parse_arguments
+from .classification.runs.calibration import calibrate, check_calibration
 from .classification.runs.checkpoints import (
     baseline_of_checkpoint,
     load_checkpoint,
@@ -69,10 +71,18 @@ from .classification.runs.output_dir import check_output_dir, start_run
 from .classification.runs.search import check_search, search
 from .classification.runs.seeds import check_seeds, run_seeds
 from .classification.share import share_run
-from .classification.support.extras import check_trackers, settle_tensorboard
+from .classification.support.extras import check_trackers
 from .classification.support.processes import warn_of_one_process
 from .classification.support.run_files import PREDICTIONS_FORMATS
-from .classification.training.callbacks import best_pass, check_early_stopping, had_stopped, training_callbacks
+from .classification.training.callbacks import (
+    EpochCounter,
+    ReadableProgress,
+    best_epoch,
+    check_early_stopping,
+    had_stopped,
+    set_tensorboard_folder,
+    training_callbacks,
+)
 from .classification.training.targets import TargetScale
 from .classification.training.trainer import PostTrainer
 
@@ -133,7 +143,7 @@ def main(argv=None):
             )
         write_results(training_args.output_dir, {"train": train_metrics, **metrics_of_split})
         print(
-            summary(
+            summarise_run(
                 reports,
                 num_parameters=model.num_parameters(),
                 posts=posts,
@@ -348,10 +358,10 @@ def build_trainer(posts, processor, model, metrics, training_args):
     if posts.problem_type == REGRESSION and train_posts is not None:
         trainer.target_scale = TargetScale.of(posts.column("train", "label"))
     if isinstance(train_posts, ModalityDropout):
-        trainer.add_callback(PassCounter(train_posts))
+        trainer.add_callback(EpochCounter(train_posts))
     for callback in training_callbacks(training_args):
         trainer.add_callback(callback)
-    settle_tensorboard(trainer)
+    set_tensorboard_folder(trainer)
     if not training_args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(ReadableProgress)
@@ -369,7 +379,7 @@ def train(trainer, posts, checkpoint):
     trainer.save_state()
     metrics = {
         **result.metrics,
-        **{f"train_{name}": value for name, value in best_pass(trainer.args, trainer.state).items()},
+        **{f"train_{name}": value for name, value in best_epoch(trainer.args, trainer.state).items()},
         BASELINE_KEYS[posts.problem_type]: name_baseline(posts.baseline, posts.problem_type, posts.label_names),
     }
     trainer.save_metrics("train", metrics, combined=False)

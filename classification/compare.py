@@ -10,131 +10,20 @@ folder stands for the one predictions file in it. Differences are B minus A.
 
 import argparse
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from hf_mamba.classification.support.run_files import PREDICTIONS_FILES
-
 from .data.labels import MULTI, REGRESSION, SINGLE
-from .data.table_files import read_csv, read_jsonl, read_parquet
 from .evaluation.bootstrap import LEVEL, RESAMPLES, bootstrap_intervals
 from .evaluation.metrics import DEFAULT_METRIC, metrics_for
+from .evaluation.predictions import Predictions, read_predictions
 from .support.command_line import run_command
 from .support.markdown import markdown_table
 
 
-_READERS = {".csv": read_csv, ".jsonl": read_jsonl, ".parquet": read_parquet}
-_PROBABILITY = "probability_"
-
 # The metrics that are compared, the main one first
 _COMPARED = {SINGLE: ("accuracy", "f1_macro"), MULTI: ("f1_micro", "f1_macro"), REGRESSION: ("rmse", "mae")}
-
-
-@dataclass
-class Predictions:
-    """
-    What a predictions file says of n posts.
-
-    Args:
-        path: the file
-        problem_type: as its columns tell
-        label_names: of its columns of probabilities; none for regression
-        ids: the posts' ids as text
-        predictions, truth: label ids (n,), vectors of 0 and 1 (n, num_labels), or numbers (n,)
-    """
-
-    path: str
-    problem_type: str
-    label_names: list[str]
-    ids: list[str]
-    predictions: np.ndarray
-    truth: np.ndarray
-
-
-def read_predictions(path, label_names=None) -> Predictions:
-    """
-    Reads a predictions file, or the one in an output folder.
-
-    Args:
-        path: file or folder
-        label_names: the order that label ids count in; default: that of the file
-
-    Raises:
-        ValueError: names the file and, of a row, its line: nothing there, no such file of ours, no truth.
-    """
-    path = predictions_file(path)
-    raw = _READERS[path.suffix](path)
-    missing = [name for name in ("id", "prediction", "label") if name not in raw.columns]
-    if missing:
-        fix = " The truth is needed: predict posts whose labels are known." if missing == ["label"] else ""
-        raise ValueError(f"{path} has no column {missing[0]!r}, which run_classification.py --do_predict writes.{fix}")
-    if not len(raw):
-        raise ValueError(f"{path} holds no posts: there is nothing to compare.")
-    names = [name.removeprefix(_PROBABILITY) for name in raw.columns if name.startswith(_PROBABILITY)]
-    cells = {name: raw.cells(name) for name in ("prediction", "label")}
-    problem_type = _problem_type(cells["prediction"], names)
-    if label_names is not None and set(label_names) == set(names):
-        names = list(label_names)
-    values = {name: _values(raw, name, cells[name], names, problem_type) for name in cells}
-    ids = ["" if cell is None else str(cell) for cell in raw.cells("id")]
-    return Predictions(str(path), problem_type, names, ids, values["prediction"], values["label"])
-
-
-def predictions_file(path) -> Path:
-    """The predictions file that `path` is or, a folder, holds."""
-    path = Path(path)
-    if path.is_dir():
-        there = [path / name for name in PREDICTIONS_FILES if (path / name).is_file()]
-        if len(there) == 1:
-            return there[0]
-        found = f"{len(there)} predictions files: name one of them" if there else "no predictions file"
-        raise ValueError(
-            f"{path} holds {found}" + ("." if there else ": run_classification.py --do_predict writes it.")
-        )
-    if not path.is_file():
-        raise ValueError(f"There is no file {path}: give a predictions file or an output folder.")
-    if path.suffix not in _READERS:
-        raise ValueError(f"{path} is no predictions file: these end in {', '.join(_READERS)}.")
-    return path
-
-
-def _as_list(cell):
-    """A cell as the list of names it is or, in a csv file, says; else None."""
-    if isinstance(cell, str):
-        try:
-            cell = json.loads(cell)
-        except ValueError:
-            return None
-    return cell if isinstance(cell, list) else None
-
-
-def _problem_type(cells, names):
-    """By the columns, and by the predictions: lists of names, unless a label is itself called like a list."""
-    if not names:
-        return REGRESSION
-    several = all(_as_list(cell) is not None for cell in cells) and not all(cell in names for cell in cells)
-    return MULTI if several else SINGLE
-
-
-def _values(raw, column, cells, names, problem_type):
-    """A column's cells as metrics take them."""
-    ids = {name: index for index, name in enumerate(names)}
-    values = []
-    for row, cell in enumerate(cells):
-        try:
-            if problem_type == REGRESSION:
-                values.append(float(cell))
-            elif problem_type == SINGLE:
-                values.append(ids[str(cell)])
-            else:
-                there = {ids[name] for name in _as_list(cell)}
-                values.append([int(index in there) for index in range(len(names))])
-        except (KeyError, TypeError, ValueError):
-            expected = "a number" if problem_type == REGRESSION else f"of the labels {', '.join(names)}"
-            raise ValueError(f"{raw.where(row)}: the {column} is {cell!r}, but must be {expected}.") from None
-    return np.array(values)
 
 
 def check_same_posts(a: Predictions, b: Predictions) -> None:

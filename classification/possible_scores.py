@@ -25,7 +25,7 @@ CAVEAT = (
 )
 
 
-def possible(
+def possible_matrices(
     positives: int,
     negatives: int,
     *,
@@ -63,13 +63,17 @@ def possible(
     return found
 
 
-def explain(positives, negatives, *, accuracy=None, precision=None, recall=None, f1=None, decimals=4) -> list[str]:
-    """What goes wrong with scores that are not possible, a sentence each: arguments as of `possible`."""
+def explain_impossible(
+    positives, negatives, *, accuracy=None, precision=None, recall=None, f1=None, decimals=4
+) -> list[str]:
+    """What goes wrong with scores that are not possible, a sentence each: arguments as of `possible_matrices`."""
     given = {name: value for name, value in zip(METRICS, (accuracy, precision, recall, f1)) if value is not None}
     shown = {name: f"{Decimal(str(value)):.{decimals}f}" for name, value in given.items()}
     lines = []
     for name, value in given.items():
-        if len(given) > 1 and not any(possible(positives, negatives, **{name: value}, decimals=decimals).values()):
+        if len(given) > 1 and not any(
+            possible_matrices(positives, negatives, **{name: value}, decimals=decimals).values()
+        ):
             lines.append(f"{name} {shown[name]} is by itself that of no confusion matrix")
             if name == "recall":
                 nearest = int(Fraction(str(value)) * positives)
@@ -175,9 +179,9 @@ def _false_positives(tp, positives, negatives, published, decimals):
     return range(max(low, 0), high + 1)
 
 
-def report(positives, negatives, *, decimals=4, **scores) -> str:
+def report_scores(positives, negatives, *, decimals=4, **scores) -> str:
     """What the command line prints."""
-    found = possible(positives, negatives, decimals=decimals, **scores)
+    found = possible_matrices(positives, negatives, decimals=decimals, **scores)
     given = {name: value for name, value in scores.items() if value is not None}
     shown = ", ".join(f"{name} {Decimal(str(value)):.{decimals}f}" for name, value in given.items())
     lines = [f"{shown} with {positives:,} positives and {negatives:,} negatives:"]
@@ -187,7 +191,7 @@ def report(positives, negatives, *, decimals=4, **scores) -> str:
             pairs.setdefault(pair, []).append(rounding)
     if not pairs:
         lines.append(f"not possible: no confusion matrix gives these scores ({', '.join(ROUNDINGS)} tried).")
-        lines += [f"- {line}" for line in explain(positives, negatives, decimals=decimals, **scores)]
+        lines += [f"- {line}" for line in explain_impossible(positives, negatives, decimals=decimals, **scores)]
     else:
         lines.append(f"possible: {len(pairs):,} confusion matri{'x' if len(pairs) == 1 else 'ces'}.")
         for (tp, fp), roundings in list(pairs.items())[:MAX_LINES]:
@@ -212,7 +216,7 @@ def main(argv=None):
     for name in METRICS:
         parser.add_argument(f"--{name}", help="as published, from 0 to 1")
     parser.add_argument("--decimals", type=int, default=4, help="digits they are published with (default: 4)")
-    print(report(**vars(parser.parse_args(argv))))
+    print(report_scores(**vars(parser.parse_args(argv))))
 
 
 if __name__ == "__main__":

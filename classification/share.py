@@ -6,31 +6,27 @@ Sharing a finished run on the Hub: what goes along, and the check before it leav
 """
 
 import argparse
-import json
 import shutil
 import tempfile
 from fnmatch import fnmatch
 from pathlib import Path
 
 import yaml
-from huggingface_hub import CommitOperationAdd, HfApi
-from huggingface_hub.errors import OfflineModeIsEnabled
-
-from hf_mamba.classification.support.run_files import CALIBRATION_FILE, RECIPE_FILE, TEST_FILE, VALIDATION_FILE
+from huggingface_hub import HfApi
 
 from ..clean_room import address_card, check_checkpoint
-from ..modeling_hf_mamba import HFMambaForSequenceClassification, HFMambaModel
-from ..processing_hf_mamba import HFMambaProcessor
 from .reporting.model_card import shareable_recipe
+from .runs.checkpoints import load_run
 from .support.command_line import run_command
-from .support.hub import explain
+from .support.hub import check_may_write, explain_push_error
+from .support.run_files import CALIBRATION_FILE, RECIPE_FILE, RESULTS_FILE, TEST_FILE, VALIDATION_FILE
 
 
 # What makes up a checkpoint: weights, configs, processor, code, card, results, recipe. Whatever else lies in a folder
 # stays there: predictions quote a user's data, training_args.bin is a pickle, trainer_state.json names folders.
 SHARED = (
     *("model*.safetensors", "model.safetensors.index.json", "config.json", "*.py", "README.md", RECIPE_FILE),
-    *("all_results.json", "train_results.json", VALIDATION_FILE, TEST_FILE, CALIBRATION_FILE),
+    *(RESULTS_FILE, "train_results.json", VALIDATION_FILE, TEST_FILE, CALIBRATION_FILE),
     *("processor_config.json", "preprocessor_config.json", "tokenizer*.json", "special_tokens_map.json"),
     *("added_tokens.json", "chat_template.*", "vocab.*", "merges.txt", "*.model"),  # of a user's own tokenizer
 )
@@ -65,8 +61,8 @@ def share_run(folder, model, processor, repo_id, *, revision=None, same_code=Tru
             )
         except Exception as error:
             raise ValueError(
-                f"{folder} could not be uploaded: {explain_push(error)}. Nothing is lost, the run is in {folder}: "
-                f"upload it by `python -m hf_mamba.classification.share {folder} {repo_id}`."
+                f"{folder} could not be uploaded: {explain_push_error(error)}. Nothing is lost, the run is in "
+                f"{folder}: upload it by `python -m hf_mamba.classification.share {folder} {repo_id}`."
             ) from error
 
 
@@ -82,34 +78,9 @@ def stage(folder, staged, repo_id):
         recipe.write_text(yaml.safe_dump(shared, sort_keys=False, allow_unicode=True), "utf-8")
 
 
-def check_may_write(repo_id):
-    """Raises what the Hub does to a token without the right to write: a repo that exists is no proof of it."""
-    HfApi().preupload_lfs_files(repo_id, [CommitOperationAdd("README.md", b"\n")])  # only asks how it would be sent
-
-
 def is_shared(name):
     """Does a file of this name, in a run's folder, go along?"""
     return any(fnmatch(name, pattern) for pattern in SHARED)
-
-
-def explain_push(error):
-    """`explain`, for what went wrong with uploading."""
-    return "HF_HUB_OFFLINE is set: unset it" if isinstance(error, OfflineModeIsEnabled) else explain(error)
-
-
-def load_run(folder):
-    """Model and processor (None if it has none) of a finished run, by the code of this package."""
-    try:
-        config = json.loads(Path(folder, "config.json").read_text("utf-8"))
-        classifier = HFMambaForSequenceClassification.__name__ in (config.get("architectures") or [])
-        model = (HFMambaForSequenceClassification if classifier else HFMambaModel).from_pretrained(folder)
-        has_processor = Path(folder, "processor_config.json").is_file()
-        return model, HFMambaProcessor.from_pretrained(folder) if has_processor else None
-    except Exception as error:  # whatever lies there, and whatever the libraries make of it
-        raise ValueError(
-            f"{folder} can't be loaded as a checkpoint ({explain(error)}): give a folder that run_classification.py "
-            "or save_pretrained has written."
-        ) from error
 
 
 def main(argv=None):
@@ -130,7 +101,7 @@ def main(argv=None):
         repo_id = HfApi().create_repo(args.repo_id, private=args.private or None, exist_ok=True).repo_id
         check_may_write(repo_id)
     except Exception as error:
-        raise ValueError(f"{args.repo_id}: {explain_push(error)}.") from error
+        raise ValueError(f"{args.repo_id}: {explain_push_error(error)}.") from error
     print(share_run(args.folder, model, processor, repo_id, same_code=False).commit_url)
 
 

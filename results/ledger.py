@@ -27,7 +27,7 @@ from ledger_rows import (
 )
 from record import check_command, head_commit
 
-from hf_mamba.classification.possible_scores import explain, possible
+from hf_mamba.classification.possible_scores import explain_impossible, possible_matrices
 from hf_mamba.classification.support.command_line import run_command
 from hf_mamba.classification.support.markdown import markdown_table
 
@@ -102,12 +102,14 @@ def incomparable(ledger):
 def _not_possible(paper, table, row, positives, negatives):
     """Says by `possible_scores` which rows of a table a confusion matrix gives, and what is wrong with ours."""
     rows = {one["method"]: one["figures"] for one in paper if one["table"] == table}
-    fit = [method for method, figures in rows.items() if any(possible(positives, negatives, **figures).values())]
+    fit = [
+        method for method, figures in rows.items() if any(possible_matrices(positives, negatives, **figures).values())
+    ]
     figures = next(one["figures"] for one in paper if one["table"] == table and one.get("row") == row)
-    if any(possible(positives, negatives, **figures).values()):
+    if any(possible_matrices(positives, negatives, **figures).values()):
         return "A confusion matrix gives its row after all."
     without_f1 = {name: figure for name, figure in figures.items() if name != "f1"}
-    wrong = "; ".join(explain(positives, negatives, **without_f1))
+    wrong = "; ".join(explain_impossible(positives, negatives, **without_f1))
     return (
         f"No confusion matrix of {positives:,} positives and {negatives:,} negatives gives its row "
         f"(`possible_scores`, rounded either way or cut off): {wrong}. Of the {len(rows)} rows of the table "

@@ -33,7 +33,8 @@ from ..data.columns import parse_modalities
 from ..data.labels import SINGLE, resolve_class_weights
 from ..data.loading import load_posts
 from ..evaluation.split_report import BASELINE_KEYS, name_baseline
-from ..reporting.model_card import summary, write_results
+from ..reporting.model_card import write_results
+from ..reporting.tables import summarise_run
 from ..runs.arguments import CONFIG_FIELDS, ClassificationTrainingArguments, find_recipe, parse_arguments, read_recipe
 from ..runs.folds import check_folds, run_folds
 from ..runs.output_dir import check_output_dir, start_run
@@ -111,7 +112,7 @@ def main(argv=None):
     if trainer.is_world_process_zero():
         write_results(training_args.output_dir, {"train": train_metrics, **of_split})
         print(
-            summary(
+            summarise_run(
                 reports,
                 name=name,
                 num_parameters=num_parameters(trainer.model),

@@ -15,7 +15,7 @@ from ...processing_hf_mamba import HFMambaImageProcessor, HFMambaProcessor
 from ...processing_hf_mamba import _clean_text as clean_text
 from ..data.labels import resolve_class_weights
 from ..runs.checkpoints import DEFAULT_MAX_SEQ_LENGTH, new_tokenizer
-from ..support.hub import explain
+from ..support.hub import explain_hub_error
 
 
 EMBEDDING_SIZE = 128
@@ -166,7 +166,7 @@ def load_pretrained(name, data_args, posts):
             name, ignore_mismatched_sizes=True, **_labels_of(posts)
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ValueError(f"{flag} can't be loaded as a text classifier: {explain(error)}") from error
+        raise ValueError(f"{flag} can't be loaded as a text classifier: {explain_hub_error(error)}") from error
     if tokenizer.pad_token_id is None:
         raise ValueError(f"{flag}: its tokenizer has no padding token, which batches need. Give it one and save it.")
     model.config.pad_token_id = tokenizer.pad_token_id

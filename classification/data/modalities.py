@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from transformers import TrainerCallback
 
 
 WITHOUT = {"text": {"text": None}, "images": {"images": []}}
@@ -87,13 +86,3 @@ class ModalityDropout(_Rows):
         if chance >= self.probability:
             return row
         return withhold(row, "text" if which < 0.5 else "images")
-
-
-class PassCounter(TrainerCallback):
-    """Tells a ModalityDropout which pass begins. Accelerate's own `set_epoch` would start at 0 after resuming."""
-
-    def __init__(self, posts: ModalityDropout):
-        self.posts = posts
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.posts.epoch.fill_(int((state.epoch or 0) + 1e-6))

@@ -21,23 +21,19 @@ each. `reliability` is the table of the bins: `above`, `to`, `count`, mean `conf
 """  # noqa: E501
 
 import json
-import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from accelerate.utils import broadcast_object_list
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, softmax
 
-from ..data.labels import MULTI, REGRESSION, is_varied
-from ..support.markdown import markdown_table
+from ..data.labels import MULTI, is_varied
+from ..support.files import write_json
 from ..support.run_files import CALIBRATION_FILE
 
-
-logger = logging.getLogger(__name__)
 
 CALIBRATE_METRICS = ("accuracy", "f1_macro")
 BINS = 15
@@ -190,7 +186,7 @@ def best_threshold(probability: np.ndarray, truth: np.ndarray, metric: str, *, m
     return float(best[np.abs(best - 0.5).argmin()])
 
 
-def fit(logits, labels, problem_type: str, label_names: list[str], metric: str) -> Calibration:
+def fit_calibration(logits, labels, problem_type: str, label_names: list[str], metric: str) -> Calibration:
     """
     The calibration of validation posts.
 
@@ -213,6 +209,12 @@ def fit(logits, labels, problem_type: str, label_names: list[str], metric: str) 
     return Calibration(
         problem_type, list(label_names), temperature, at_bound, thresholds, metric, "validation", len(labels)
     )
+
+
+def write_calibration(folder: str | Path, calibration: Calibration) -> None:
+    """Writes calibration.json into a folder, which is made if need be."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    write_json(Path(folder) / CALIBRATION_FILE, asdict(calibration))
 
 
 def read_calibration(checkpoint, posts) -> Calibration | None:
@@ -247,74 +249,7 @@ def read_calibration(checkpoint, posts) -> Calibration | None:
     return found
 
 
-def check_calibration(posts, training_args, checkpoint) -> Calibration | None:
-    """
-    Checks that what --calibrate asks for can be, before anything is trained.
-
-    Returns:
-        the calibration that comes with the checkpoint, which is applied where posts are only predicted; None if one is
-        to be fitted
-
-    Raises:
-        ValueError: regression, no validation posts, or ones with a single label.
-    """
-    if not training_args.calibrate:
-        return None
-    if posts.problem_type == REGRESSION:
-        raise ValueError("--calibrate is for probabilities, but the problem type is regression: leave it out.")
-    saved = None
-    if not (training_args.do_train or training_args.do_eval):
-        saved = read_calibration(checkpoint, posts)
-    if saved is not None:
-        return saved
-    if "validation" not in posts.splits:
-        lacks = "" if training_args.do_train else f", for {checkpoint} has no {CALIBRATION_FILE}"
-        raise ValueError(
-            f"--calibrate is fitted on validation posts{lacks}: give --validation_file, or of the training posts a "
-            "--validation_split above 0."
-        )
-    if not is_varied(posts.column("validation", "label")):
-        raise ValueError(
-            f"--calibrate: all {len(posts.splits['validation'])} validation posts have the same label, which tells "
-            "nothing of how sure to be: give --validation_file with posts of each."
-        )
-    return None
-
-
-def calibrate(trainer, posts, saved: Calibration | None) -> Calibration | None:
-    """
-    The calibration of the trainer's model: `saved`, or fitted by the main process. That one writes it down. None
-    without --calibrate.
-
-    Args:
-        trainer: a Trainer with the model; all its processes call this
-        posts: `Posts`
-        saved: as `check_calibration` returns it
-    """
-    args, found = trainer.args, saved
-    if not args.calibrate:
-        return None
-    if found is None:
-        output = trainer.predict(posts.splits["validation"], metric_key_prefix="validation")
-        logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
-        if trainer.is_world_process_zero():
-            found = fit(logits, output.label_ids, posts.problem_type, posts.label_names, args.calibrate_metric)
-        found = broadcast_object_list([found])[0]
-    if trainer.is_world_process_zero():
-        folder = Path(args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(asdict(found), indent=2, ensure_ascii=False)
-        (folder / CALIBRATION_FILE).write_text(text + "\n", "utf-8")
-        logger.info(f"Calibration {'of the checkpoint' if saved else 'fitted'}: {describe(found)}.")
-        if found.at_bound:
-            logger.warning(
-                f"--calibrate: the temperature ended at its bound, {found.temperature:g}. Either the model tells the "
-                f"{found.num_posts} validation posts apart without a mistake, or it knows nothing of them."
-            )
-    return found
-
-
-def describe(calibration: Calibration) -> str:
+def describe_calibration(calibration: Calibration) -> str:
     """In a line, for people."""
     text = f"temperature {calibration.temperature:.4g}"
     shown = [f"{name} {value:.4g}" for name, value in list(calibration.thresholds.items())[:10]]
@@ -331,29 +266,3 @@ def flat_metrics(report: dict, before: dict[str, float]) -> dict[str, float]:
     of_before = {name: report["before"][name] for name in found}
     of_before |= {name: before[name] for name in _MAIN_METRICS if name in before}
     return found | {f"{name}_uncalibrated": value for name, value in of_before.items()}
-
-
-def calibration_table(reports: dict[str, dict]) -> str:
-    """A Markdown table of how good the probabilities of each split are before and after; empty if not calibrated."""
-    rows = [["probabilities", "ECE", "NLL", "Brier"]]
-    for split, report in reports.items():
-        for when in ("before", "after") if "calibration" in report else ():
-            found = report["calibration"]
-            fitted = ", fitted on these" if when == "after" and split == found["fitted_on"] else ""
-            name = f"{split}, {'calibrated' if when == 'after' else 'as computed'}{fitted}"
-            rows.append([name, *(f"{found[when][key]:.4f}" for key in ("ece", "nll", "brier"))])
-    return markdown_table(rows) if len(rows) > 1 else ""
-
-
-def card_text(calibration: Calibration | None) -> str:
-    """What a model card says of its probabilities."""
-    if calibration is None:
-        return "Probabilities are not calibrated."
-    call = "sigmoid()" if calibration.problem_type == MULTI else "softmax(-1)"
-    text = (
-        f"The probabilities of `logits` are not calibrated, those of\n  `(logits / {calibration.temperature:.4g})."
-        f"{call}` are, on validation posts (Guo et al. 2017)."
-    )
-    if calibration.thresholds:
-        text += " The answers counted above are those by\n  the thresholds in `calibration.json`."
-    return text

@@ -313,8 +313,12 @@ def compute_metrics_for_trainer(metrics: PostMetrics | Sequence[str]):
     return compute
 
 
+def logits_of(outputs: np.ndarray | tuple[np.ndarray, ...]) -> np.ndarray:
+    """The logits among what a Trainer gathered, which may have hidden states and more after them in a tuple."""
+    return outputs[0] if isinstance(outputs, tuple) else outputs
+
+
 def as_predictions(metrics: PostMetrics, outputs, labels):
-    """What a Trainer gathered (logits, maybe with more after them in a tuple; labels) as the metrics take it."""
-    logits = outputs[0] if isinstance(outputs, tuple) else outputs
+    """What a Trainer gathered (see `logits_of`; labels) as the metrics take it."""
     labels = labels if metrics.problem_type == REGRESSION else np.asarray(labels).astype(np.int64)
-    return metrics.from_logits(np.asarray(logits)), labels
+    return metrics.from_logits(np.asarray(logits_of(outputs))), labels

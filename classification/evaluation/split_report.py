@@ -5,6 +5,7 @@
 | key | value |
 |---|---|
 | `split`, `problem_type`, `num_posts` | what was evaluated |
+| `posts` | split -> how many posts of it the run uses, {"train": 4000, ...}; streamed splits are absent |
 | `metrics` | the flat metrics, as in all_results.json: {"accuracy": 0.9, "accuracy_low": ..., "accuracy_high": ...} |
 | `intervals` | how `*_low` and `*_high` came about: `method`, `level`, `resamples`, `seed` |
 | `baseline` | the answer that looks at no post: a label, a list of labels, or a number; null if unknown |
@@ -20,6 +21,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+from datasets import Dataset
 from transformers.utils import logging
 
 from ..data.labels import MULTI, REGRESSION, SINGLE
@@ -27,7 +29,7 @@ from ..data.modalities import Withheld, rows_with_both
 from ..support.run_files import REPORT_FILES
 from .bootstrap import LEVEL, RESAMPLES
 from .calibration import flat_metrics
-from .metrics import PostMetrics, as_predictions
+from .metrics import PostMetrics, as_predictions, logits_of
 
 
 logger = logging.get_logger(__name__)
@@ -54,7 +56,7 @@ def evaluate_split(trainer, posts, split: str, metrics: PostMetrics, *, with_wit
     """
     rows = posts.splits[split]
     output = trainer.predict(rows, metric_key_prefix=split)
-    logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+    logits = logits_of(output.predictions)
     if output.label_ids is None:
         return None, logits
     predictions, references = as_predictions(metrics, logits, output.label_ids)
@@ -65,6 +67,7 @@ def evaluate_split(trainer, posts, split: str, metrics: PostMetrics, *, with_wit
         "split": split,
         "problem_type": metrics.problem_type,
         "num_posts": len(references),
+        "posts": {name: len(part) for name, part in posts.splits.items() if isinstance(part, Dataset)},
         "metrics": of_trainer | scored,
         "intervals": {
             "method": "percentile bootstrap over posts", "level": LEVEL, "resamples": RESAMPLES, "seed": seed

@@ -9,12 +9,12 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedConfig
 
 from ...configuration_hf_mamba import HFMambaConfig
-from ...modeling_hf_mamba import HFMambaForSequenceClassification
+from ...modeling_hf_mamba import HFMambaForSequenceClassification, HFMambaModel
 from ...processing_hf_mamba import HFMambaImageProcessor, HFMambaProcessor, build_wordpiece_tokenizer
 from ..data.labels import REGRESSION, SINGLE
 from ..data.vocabulary import train_wordpiece
 from ..evaluation.split_report import BASELINE_KEYS, read_baseline
-from ..support.hub import explain, find_checkpoint
+from ..support.hub import explain_hub_error, find_checkpoint
 from ..support.run_files import RESULTS_FILE
 from ..training.targets import TargetScale, start_at
 
@@ -66,7 +66,22 @@ def _named(checkpoint):
         yield
     except (OSError, RuntimeError, TypeError, ValueError, SafetensorError, StrictDataclassError) as error:
         raise ValueError(
-            f"--model_name_or_path {checkpoint} can't be loaded as a checkpoint: {explain(error)}"
+            f"--model_name_or_path {checkpoint} can't be loaded as a checkpoint: {explain_hub_error(error)}"
+        ) from error
+
+
+def load_run(folder):
+    """Model and processor (None if it has none) of a finished run, by the code of this package."""
+    try:
+        config = json.loads(Path(folder, "config.json").read_text("utf-8"))
+        classifier = HFMambaForSequenceClassification.__name__ in (config.get("architectures") or [])
+        model = (HFMambaForSequenceClassification if classifier else HFMambaModel).from_pretrained(folder)
+        has_processor = Path(folder, "processor_config.json").is_file()
+        return model, HFMambaProcessor.from_pretrained(folder) if has_processor else None
+    except Exception as error:  # whatever lies there, and whatever the libraries make of it
+        raise ValueError(
+            f"{folder} can't be loaded as a checkpoint ({explain_hub_error(error)}): give a folder that "
+            "run_classification.py or save_pretrained has written."
         ) from error
 
 
@@ -135,7 +150,9 @@ def new_tokenizer(data_args, posts):
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, model_max_length=max_length)
     except (OSError, ValueError) as error:
-        raise ValueError(f"--tokenizer_name {name} can't be loaded as a tokenizer: {explain(error)}") from error
+        raise ValueError(
+            f"--tokenizer_name {name} can't be loaded as a tokenizer: {explain_hub_error(error)}"
+        ) from error
     if tokenizer.pad_token_id is None:
         raise ValueError(f"--tokenizer_name {name} has no padding token, which batches need: give it one and save it.")
     return tokenizer

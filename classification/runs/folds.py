@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 from accelerate.utils import broadcast_object_list
 
-from ..compare import read_predictions
 from ..evaluation.bootstrap import LEVEL, RESAMPLES
 from ..evaluation.metrics import metrics_for
-from ..evaluation.predictions import join_predictions
+from ..evaluation.predictions import join_predictions, read_predictions
 from .seeds import read_results, run_group, write_summary
 
 

@@ -1,11 +1,6 @@
 """Packages that only some flags need: asked for before anything is read, named with the extra that brings them."""
 
 from importlib.util import find_spec
-from pathlib import Path
-
-from transformers.integrations import TensorBoardCallback
-
-from ..support.run_files import TENSORBOARD_FOLDER
 
 
 def require(package, extra, flag):
@@ -27,13 +22,3 @@ def check_trackers(report_to):
     """
     if "tensorboard" in report_to:
         require("tensorboard", "tensorboard", "--report_to tensorboard")
-
-
-def settle_tensorboard(trainer):
-    """
-    TensorBoard's files lie in `output_dir/runs`, a resumed run's too. transformers' own choice is a new folder below
-    for each start, named after the time and the machine.
-    """
-    for callback in trainer.callback_handler.callbacks:
-        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:  # the environment's comes first
-            callback.logging_dir = str(Path(trainer.args.output_dir) / TENSORBOARD_FOLDER)

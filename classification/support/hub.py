@@ -1,10 +1,10 @@
-"""What to say, in one line with the fix, when the Hub can't give or take something."""
+"""The Hub: what a name means, whether uploading is allowed, and every error in one line with its fix."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
-import httpx2
-from huggingface_hub import constants, get_token, hf_hub_download
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -15,32 +15,42 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
+from .messages import one_line
+
 
 _LOG_IN = "log in by `hf auth login`, or put a token of https://huggingface.co/settings/tokens into HF_TOKEN"
 
 
-def explain(error) -> str:
+def explain_hub_error(error: BaseException) -> str:
     """
     One sentence about an error of huggingface_hub or transformers, with the fix: of all the errors that led to it, the
-    one that tells most. Anything unknown is given in its own words.
+    most informative one. Anything unknown is given in its own words.
     """
     errors = [error]
     while (earlier := errors[-1].__cause__ or errors[-1].__context__) is not None:
         errors.append(earlier)
-    for known, sentence in _SENTENCES.items():
-        found = next((e for e in errors if isinstance(e, known)), None)
-        if found is not None:
-            return sentence(found)
+    for is_of_kind, sentence in _SENTENCES:
+        for one in errors:
+            if is_of_kind(one):
+                return sentence(one)
     return one_line(error)
 
 
-def one_line(error) -> str:
-    """An error's message with its line breaks taken out, or what kind of error it is."""
-    return " ".join(str(error).split())[:500] or type(error).__name__
+def explain_push_error(error: BaseException) -> str:
+    """`explain_hub_error`, for what went wrong with uploading."""
+    return "HF_HUB_OFFLINE is set: unset it" if isinstance(error, OfflineModeIsEnabled) else explain_hub_error(error)
 
 
-def _http(error):
-    status = getattr(error.response, "status_code", None)
+def is_transport_error(error: BaseException) -> bool:
+    """
+    Did a request fail before the Hub answered it? Known by the names of its classes, for huggingface_hub has changed
+    its HTTP client several times (requests, httpx, httpx2) and wraps the client's errors in none of its own.
+    """
+    return any(cls.__name__ in ("TransportError", "ConnectionError", "Timeout") for cls in type(error).__mro__)
+
+
+def _http(error: BaseException) -> str:
+    status = getattr(getattr(error, "response", None), "status_code", None)
     if status == 401:
         return f"the Hub refuses the token that was sent, or none was sent (401): {_LOG_IN}"
     if status == 403:
@@ -48,22 +58,42 @@ def _http(error):
     return f"the Hub answered {one_line(error)}"
 
 
-def _no_repository(_):
+def _no_repository(_: BaseException) -> str:
     if get_token() is None:
-        return f"the Hub has no repository of that name for everybody: check the spelling; if it is private, {_LOG_IN}"
+        return f"the Hub has no public repository of that name: check the spelling; if it is private, {_LOG_IN}"
     return "the Hub has no repository of that name that your token may read: check the spelling, and whose token it is"
 
 
-# The first that occurs among an error and its causes: subclasses stand before their bases.
-_SENTENCES = {
-    OfflineModeIsEnabled: lambda _: "HF_HUB_OFFLINE is set, and it is not in the cache: unset it, or give a folder",
-    GatedRepoError: lambda _: f"its authors want to be asked first: do so on its page on the Hub, then {_LOG_IN}",
-    RepositoryNotFoundError: _no_repository,
-    HfHubHTTPError: _http,
-    HFValidationError: lambda _: "it is no possible name on the Hub, which has the form owner/name",
-    httpx2.TransportError: lambda e: f"{constants.ENDPOINT} can't be reached ({one_line(e)}): check the network",
-    LocalEntryNotFoundError: lambda _: f"{constants.ENDPOINT} can't be reached, and it is not in the cache",
-}
+def _is(kind: type[BaseException]) -> Callable[[BaseException], bool]:
+    return lambda error: isinstance(error, kind)
+
+
+# Kind of error -> sentence. The first that occurs among an error and its causes: subclasses stand before their bases.
+_SENTENCES: list[tuple[Callable[[BaseException], bool], Callable[[BaseException], str]]] = [
+    (
+        _is(OfflineModeIsEnabled),
+        lambda _: "HF_HUB_OFFLINE is set, and it is not in the cache: unset it, or give a folder",
+    ),
+    (_is(GatedRepoError), lambda _: f"it is gated: ask for access on its page on the Hub, then {_LOG_IN}"),
+    (_is(RepositoryNotFoundError), _no_repository),
+    (_is(HfHubHTTPError), _http),
+    (_is(HFValidationError), lambda _: "it isn't a valid name on the Hub: these have the form owner/name"),
+    (
+        is_transport_error,
+        lambda error: f"{constants.ENDPOINT} can't be reached ({one_line(error)}): check the network",
+    ),
+    (_is(LocalEntryNotFoundError), lambda _: f"{constants.ENDPOINT} can't be reached, and it is not in the cache"),
+]
+
+
+def check_may_write(repo_id: str) -> None:
+    """
+    Raises what the Hub does to a token without the right to write: that a repository exists does not prove it.
+
+    Raises:
+        HfHubHTTPError and others, see `explain_push_error`
+    """
+    HfApi().preupload_lfs_files(repo_id, [CommitOperationAdd("README.md", b"\n")])  # only asks how it would be sent
 
 
 def find_checkpoint(name: str) -> str:
@@ -71,8 +101,7 @@ def find_checkpoint(name: str) -> str:
     The folder of a checkpoint, or its name if it is one on the Hub (whose config.json is then in the cache).
 
     Raises:
-        FileNotFoundError, ValueError: there is no such folder or repository, or it is none of a model's; says what to
-            do about it.
+        FileNotFoundError, ValueError: there is no such folder or repository, or it isn't a model's; says what to do.
     """
     flag = f"--model_name_or_path {name}"
     folder = Path(name).expanduser()
@@ -90,8 +119,8 @@ def find_checkpoint(name: str) -> str:
         hf_hub_download(name, "config.json")
     except EntryNotFoundError as error:
         if isinstance(error, LocalEntryNotFoundError):
-            raise ValueError(f"{flag}: there is no such folder here, and {explain(error)}.") from error
-        raise ValueError(f"{flag}: that repository holds no config.json, so it is no model's.") from error
-    except (OSError, ValueError, httpx2.HTTPError) as error:
-        raise ValueError(f"{flag}: there is no such folder here, and {explain(error)}.") from error
+            raise ValueError(f"{flag}: there is no such folder here, and {explain_hub_error(error)}.") from error
+        raise ValueError(f"{flag}: that repository holds no config.json, so it isn't a model's.") from error
+    except Exception as error:  # those of the Hub's HTTP client have no other base class in common
+        raise ValueError(f"{flag}: there is no such folder here, and {explain_hub_error(error)}.") from error
     return name

@@ -8,7 +8,8 @@ from transformers import Trainer
 
 from ...modeling_hf_mamba import classification_loss
 from ...processing_hf_mamba import scale_patches
-from ..share import check_may_write, explain_push
+from ..evaluation.metrics import logits_of
+from ..support.hub import check_may_write, explain_push_error
 from .targets import ScaledTargets
 
 
@@ -50,7 +51,7 @@ class PostTrainer(ScaledTargets, Trainer):
             if self.is_world_process_zero():
                 check_may_write(self.hub_model_id)
         except Exception as error:
-            raise ValueError(f"--push_to_hub: {explain_push(error)}. Nothing was trained yet.") from error
+            raise ValueError(f"--push_to_hub: {explain_push_error(error)}. Nothing was trained yet.") from error
 
     def _push_from_checkpoint(self, *args, **kwargs):
         """Uploads nothing while training: what leaves has been checked, which `push` does at the end."""
@@ -93,7 +94,7 @@ def set_exact_loss(output, config, prefix):
         prefix: of the metrics' names
     """
     name = f"{prefix}_loss"
-    logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+    logits = logits_of(output.predictions)
     if name in output.metrics and logits is not None:
         output.metrics[name] = classification_loss(
             torch.from_numpy(logits), torch.from_numpy(output.label_ids), config

@@ -22,7 +22,8 @@ from hf_mamba import run_classification
 from hf_mamba.classification.baselines.__main__ import main
 from hf_mamba.classification.baselines.counting import COUNTING, WORDS, CountingClassifier
 from hf_mamba.classification.baselines.networks import NETWORKS, TextProcessor
-from hf_mamba.classification.compare import compare, read_predictions
+from hf_mamba.classification.compare import compare
+from hf_mamba.classification.evaluation.predictions import read_predictions
 from hf_mamba.processing_hf_mamba import build_wordpiece_tokenizer
 
 

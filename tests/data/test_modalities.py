@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 
 from hf_mamba import run_classification
 from hf_mamba.classification.data import DataArguments, load_posts
-from hf_mamba.classification.data.modalities import ModalityDropout, PassCounter, Withheld, rows_with_both
+from hf_mamba.classification.data.modalities import ModalityDropout, Withheld, rows_with_both
+from hf_mamba.classification.training.callbacks import EpochCounter
 
 
 POSTS = [{"id": str(i), "text": "t", "images": ["p.png"], "label": 0} for i in range(400)]
@@ -23,7 +24,7 @@ def kind(row):
 
 
 def pass_of(dropped, number):
-    PassCounter(dropped).on_epoch_begin(None, SimpleNamespace(epoch=number), None)
+    EpochCounter(dropped).on_epoch_begin(None, SimpleNamespace(epoch=number), None)
     return [kind(dropped[row]) for row in range(len(dropped))]
 
 
@@ -48,7 +49,7 @@ def test_batches_and_workers_do_not_matter(loader):
     batches = DataLoader(dropped, collate_fn=lambda rows: [kind(row) for row in rows], **loader)
     for number in (0, 1):
         expected = pass_of(pickle.loads(pickle.dumps(dropped)), number)
-        PassCounter(dropped).on_epoch_begin(None, SimpleNamespace(epoch=number), None)
+        EpochCounter(dropped).on_epoch_begin(None, SimpleNamespace(epoch=number), None)
         assert [one for batch in batches for one in batch] == expected
 
 

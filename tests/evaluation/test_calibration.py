@@ -16,7 +16,7 @@ from hf_mamba.classification.data.sets.builtin import write_builtin_posts
 from hf_mamba.classification.evaluation.calibration import (
     TEMPERATURE_BOUNDS,
     best_threshold,
-    fit,
+    fit_calibration,
     fit_temperature,
     probabilities,
     quality,
@@ -59,7 +59,7 @@ def test_the_temperature_that_was_put_in_is_found(kind, factor):
 
 def test_the_temperature_leaves_the_most_probable_label():
     logits, truth = overconfident(500, 4, 3)
-    found = fit(logits, truth, SINGLE, list("abcd"), "accuracy")
+    found = fit_calibration(logits, truth, SINGLE, list("abcd"), "accuracy")
     assert found.temperature != 1 and found.thresholds == {}
     assert (found.decide(logits) == logits.argmax(1)).all()
     assert (found.probabilities(logits).argmax(1) == logits.argmax(1)).all()
@@ -94,7 +94,10 @@ def test_validation_posts_are_answered_no_worse(metric, seed):
     logits, truth = overconfident(40, 2, 3, seed)
     logits[:, 1] -= 2  # the threshold has something to mend
     decided = metrics_for(SINGLE, ["a", "b"])
-    before, after = decided.plain_answers(logits), fit(logits, truth, SINGLE, ["a", "b"], metric).decide(logits)
+    before, after = (
+        decided.plain_answers(logits),
+        fit_calibration(logits, truth, SINGLE, ["a", "b"], metric).decide(logits),
+    )
     score = sk.accuracy_score if metric == "accuracy" else lambda *args: sk.f1_score(*args, average="macro")
     assert score(truth, after) >= score(truth, before)
     # no threshold at all is better
@@ -103,7 +106,7 @@ def test_validation_posts_are_answered_no_worse(metric, seed):
     assert score(truth, after) == pytest.approx(best)
     logits, truth = several(40, 3, seed)
     truth[:, 2] = 0  # a label that no validation post has
-    found = fit(logits, truth, MULTI, list("abc"), metric)
+    found = fit_calibration(logits, truth, MULTI, list("abc"), metric)
     name, of_several = ("label_accuracy" if metric == "accuracy" else "f1_macro"), metrics_for(MULTI, list("abc"))
     scores = [
         of_several.compute(predictions=answers, references=truth)[name]

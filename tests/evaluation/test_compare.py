@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from hf_mamba.classification.compare import compare, main, mcnemar, read_predictions
-from hf_mamba.classification.evaluation.predictions import write_predictions
+from hf_mamba.classification.compare import compare, main, mcnemar
+from hf_mamba.classification.evaluation.predictions import read_predictions, write_predictions
 
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"

@@ -186,6 +186,13 @@ def rows(folder):
     return [row | {"image": path, "city": "ABC"[i % 3]} for i, (row, path) in enumerate(zip(rows, paths))]
 
 
+def test_a_report_counts_the_posts_of_every_split(finished, rows, tmp_path):
+    report = json.loads((finished[0] / "test_report.json").read_text())
+    assert report["posts"] == {"train": 48, "validation": 16, "test": 16}
+    run_classification.main(evaluated(finished, tmp_path, rows))  # by a checkpoint, whose posts are elsewhere
+    assert json.loads((tmp_path / "out" / "test_report.json").read_text())["posts"] == {"test": 16}
+
+
 def test_groups_stand_in_report_and_summary(finished, rows, tmp_path, capsys):
     run_classification.main(evaluated(finished, tmp_path, rows, "--group_column_name", "city"))
     report = json.loads((tmp_path / "out" / "test_report.json").read_text())

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from hf_mamba.classification.possible_scores import ROUNDINGS, main, possible
+from hf_mamba.classification.possible_scores import ROUNDINGS, main, possible_matrices
 
 
 HOW = dict(zip(ROUNDINGS, (ROUND_HALF_UP, ROUND_HALF_EVEN, ROUND_DOWN)))
@@ -40,14 +40,14 @@ def test_the_same_matrices_as_by_trying_all(names, positives, negatives):
             for pair in matrices
         }
         for row in set(row_of.values()):
-            found = possible(positives, negatives, decimals=2, **dict(zip(names, row)))[rounding]
+            found = possible_matrices(positives, negatives, decimals=2, **dict(zip(names, row)))[rounding]
             assert found == [pair for pair in matrices if row_of[pair] == row], (rounding, row)
 
 
 def test_roundings_differ_where_they_do():
-    found = possible(8, 0, recall=".1", decimals=1)  # 1/8 is .125
+    found = possible_matrices(8, 0, recall=".1", decimals=1)  # 1/8 is .125
     assert found == {"half up": [(1, 0)], "half even": [(1, 0)], "truncation": [(1, 0)]}
-    assert possible(20, 0, recall=".2", decimals=1) == {  # 3/20 is .15, 5/20 is .25
+    assert possible_matrices(20, 0, recall=".2", decimals=1) == {  # 3/20 is .15, 5/20 is .25
         "half up": [(3, 0), (4, 0)],
         "half even": [(3, 0), (4, 0), (5, 0)],
         "truncation": [(4, 0), (5, 0)],
@@ -56,12 +56,12 @@ def test_roundings_differ_where_they_do():
 
 def test_a_real_matrix_is_found_again():
     row = {name: rounded(value, 4, ROUND_HALF_UP) for name, value in scores(846, 73, 959, 1450).items()}
-    assert (846, 73) in possible(959, 1450, **row)["half up"]
+    assert (846, 73) in possible_matrices(959, 1450, **row)["half up"]
 
 
 def test_the_row_of_the_paper(capsys):
-    assert not any(possible(959, 1450, **PAPER).values())
-    assert not any(possible(959, 1450, recall=PAPER["recall"]).values())
+    assert not any(possible_matrices(959, 1450, **PAPER).values())
+    assert not any(possible_matrices(959, 1450, recall=PAPER["recall"]).values())
     main(["--positives=959", "--negatives=1450", *(f"--{name}={value}" for name, value in PAPER.items())])
     said = capsys.readouterr().out
     assert "not possible" in said and "mean over several runs" in " ".join(said.split())
@@ -84,9 +84,9 @@ def test_what_is_possible_is_listed(capsys):
 ])  # fmt: skip
 def test_what_is_no_published_score_is_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
-        possible(959, 1450, **wrong)
+        possible_matrices(959, 1450, **wrong)
 
 
 def test_no_posts_are_refused():
     with pytest.raises(ValueError, match="not both 0"):
-        possible(0, 0, recall=".5")
+        possible_matrices(0, 0, recall=".5")

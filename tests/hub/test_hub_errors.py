@@ -3,8 +3,8 @@
 import json
 import shutil
 import socket
+import sys
 
-import httpx2
 import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import (
@@ -19,23 +19,33 @@ from running import refused
 from transformers import AutoProcessor
 
 from hf_mamba import HFMambaConfig, HFMambaForSequenceClassification, HFMambaProcessor
-from hf_mamba.classification.support.hub import explain
+from hf_mamba.classification.support.hub import explain_hub_error
+
+
+HTTP = sys.modules[HfHubHTTPError.__mro__[1].__module__.split(".")[0]]  # the Hub client's library of this version
 
 
 def http_error(cls, status):
-    response = httpx2.Response(status, request=httpx2.Request("GET", "https://hub/me/x"))
+    response = HTTP.Response(status, request=HTTP.Request("GET", "https://hub/me/x"))
     return cls(f"{status} Client Error.\n\nDetails over\nmany lines", response=response)
+
+
+def another_client(name, base):
+    """An error as another HTTP client would raise it, of which only the names of classes are known."""
+    return type("SomeError", (type(name, (base,), {}),), {})("no route\nto host")
 
 
 @pytest.mark.parametrize(
     ("error", "parts"),
     [
-        (http_error(RepositoryNotFoundError, 401), ["no repository of that name", "spelling", "hf auth login"]),
-        (http_error(GatedRepoError, 403), ["asked first", "hf auth login"]),
+        (http_error(RepositoryNotFoundError, 401), ["no public repository of that name", "spelling", "hf auth login"]),
+        (http_error(GatedRepoError, 403), ["ask for access", "hf auth login"]),
         (http_error(HfHubHTTPError, 401), ["refuses the token", "HF_TOKEN"]),
         (http_error(HfHubHTTPError, 403), ["may not do this", "write access"]),
         (http_error(HfHubHTTPError, 500), ["the Hub answered 500"]),
-        (httpx2.ConnectError("[Errno 111] Connection refused"), ["can't be reached", "network"]),
+        (HTTP.ConnectError("[Errno 111] Connection refused"), ["can't be reached", "network"]),
+        (another_client("TransportError", Exception), ["can't be reached (no route to host)", "network"]),
+        (another_client("Timeout", OSError), ["can't be reached (no route to host)", "network"]),
         (LocalEntryNotFoundError("not\nthere"), ["can't be reached", "not in the cache"]),
         (OfflineModeIsEnabled("offline"), ["HF_HUB_OFFLINE"]),
         (HFValidationError("Repo id must ..."), ["owner/name"]),
@@ -48,7 +58,7 @@ def test_every_error_is_one_line_with_its_fix(error, parts, monkeypatch):
     wrapped = OSError("We couldn't connect\nto anything")
     wrapped.__cause__ = error
     for given in [error] if type(error) in (OSError, KeyError) else [error, wrapped]:
-        sentence = explain(given)
+        sentence = explain_hub_error(given)
         assert "\n" not in sentence
         for part in parts:
             assert part in sentence
@@ -56,7 +66,7 @@ def test_every_error_is_one_line_with_its_fix(error, parts, monkeypatch):
 
 def test_a_token_that_was_sent_is_part_of_the_answer(monkeypatch):
     monkeypatch.setattr("hf_mamba.classification.support.hub.get_token", lambda: "hf_x")
-    assert "your token may read" in explain(http_error(RepositoryNotFoundError, 404))
+    assert "your token may read" in explain_hub_error(http_error(RepositoryNotFoundError, 404))
 
 
 def predict(name, folder, tmp_path):
@@ -69,7 +79,7 @@ def predict(name, folder, tmp_path):
     [
         ("./nowhere", ["--model_name_or_path ./nowhere: there is no such folder"]),
         ("a/b/c", ["a/b/c: there is no such folder"]),
-        ("not a name", ["there is no such folder here, and it is no possible name"]),
+        ("not a name", ["there is no such folder here, and it isn't a valid name"]),
         ("me/model", ["me/model: there is no such folder here, and HF_HUB_OFFLINE is set"]),
         ("run", ["holds no config.json", "Did you mean run/checkpoint-12?"]),
         ("run/recipe.yaml", ["is a file", "folder that it is in"]),

@@ -12,7 +12,8 @@ from PIL import Image
 from running import SMALL
 
 from hf_mamba import run_classification
-from hf_mamba.classification.reporting.model_card import SHOWN, shareable_recipe
+from hf_mamba.classification.reporting.model_card import shareable_recipe
+from hf_mamba.classification.reporting.tables import SHOWN
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from running import SMALL, assert_same_weights, refused
 from sklearn.metrics import accuracy_score
 
 from hf_mamba import run_classification
-from hf_mamba.classification.compare import read_predictions
 from hf_mamba.classification.data import DataArguments, load_posts
 from hf_mamba.classification.data.splits import deal_folds, rows_of_fold, same_text
+from hf_mamba.classification.evaluation.predictions import read_predictions
 
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"

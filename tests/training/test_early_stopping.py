@@ -11,7 +11,7 @@ from hf_mamba import run_classification
 
 # Nothing is learned, so that no evaluation is better than the first
 STILL = ["--learning_rate", 0, "--num_train_epochs", 10, "--early_stopping_patience", 2]
-# Something is, at first: validation loss at this rate is best after some passes
+# Something is, at first: validation loss at this rate is best after some epochs
 LEARNING = ["--learning_rate", 0.02, "--num_train_epochs", 12, "--early_stopping_patience", 2]
 LEARNING += ["--metric_for_best_model", "loss", "--greater_is_better", "false"]
 
@@ -20,17 +20,17 @@ def results(output_dir):
     return json.loads((output_dir / "all_results.json").read_text())
 
 
-def test_training_stops_and_says_when_and_which_pass_was_best(folder, tmp_path, caplog):
+def test_training_stops_and_says_when_and_which_epoch_was_best(folder, tmp_path, caplog):
     with caplog.at_level("INFO", logger="hf_mamba"):
         run_classification.main(command(folder, tmp_path / "out", *STILL))
-    assert "Stopped early, at pass 3: no better accuracy in 2 evaluations." in caplog.text
-    assert "The best was pass 1 (accuracy 0.5000), whose weights are kept." in caplog.text
+    assert "Stopped early, at epoch 3: no better accuracy in 2 evaluations." in caplog.text
+    assert "The best was epoch 1 (accuracy 0.5000), whose weights are kept." in caplog.text
     assert "early stopping is disabled" not in caplog.text  # transformers, of the evaluation after training
     found = results(tmp_path / "out")
     assert (found["train_epoch"], found["train_best_epoch"], found["train_best_metric"]) == (3, 1, "accuracy")
 
 
-def test_the_best_pass_is_that_of_its_evaluations(folder, tmp_path):
+def test_the_best_epoch_is_that_of_its_evaluations(folder, tmp_path):
     metrics = run_classification.main(command(folder, tmp_path / "out", *LEARNING))
     state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
     losses = {entry["epoch"]: entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry}
@@ -55,7 +55,7 @@ class StopAfterTheLastSave(TrainerCallback):
 
 
 def test_an_interrupted_run_stops_where_a_whole_one_does(folder, tmp_path, monkeypatch, caplog):
-    """Interrupted in the pass that will be the last, and once more when all is trained and nothing written yet."""
+    """Interrupted in the epoch that will be the last, and once more when all is trained and nothing written yet."""
     run_classification.main(command(folder, tmp_path / "whole", *LEARNING))
     whole = results(tmp_path / "whole")
     last = int(whole["train_epoch"])
@@ -65,7 +65,7 @@ def test_an_interrupted_run_stops_where_a_whole_one_does(folder, tmp_path, monke
     assert (tmp_path / "stopped" / f"checkpoint-{6 * last}").is_dir()
     with caplog.at_level("INFO", logger="hf_mamba"):
         run_classification.main(argv)
-    assert f"Stopped early, at pass {last}" in caplog.text
+    assert f"Stopped early, at epoch {last}" in caplog.text
     assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
     for name in ("train_epoch", "train_best_epoch", "train_best_value", "test_accuracy", "validation_loss"):
         assert results(tmp_path / "stopped")[name] == whole[name]
