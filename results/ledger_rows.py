@@ -194,7 +194,7 @@ def read_measured(path, words=None):
     Raises:
         ValueError: names file and line of what is malformed, unknown or there twice.
     """
-    rows = read_lines(path, MEASURED_KEYS, "classification/record.py")
+    rows = read_lines(path, MEASURED_KEYS, "results/record.py")
     seen = set()
     for number, row in enumerate(rows, start=1):
         where = f"{path}, line {number} ({row['table']}, {row['row']})"

@@ -1,9 +1,9 @@
 """
 Writes what finished runs measured into results/measured.jsonl, so that no figure of the ledger is typed by hand.
 
-    python -m hf_mamba.classification.record outputs/mine --table twitter_text --row mamba \\
+    python results/record.py outputs/mine --table twitter_text --row mamba \\
         --command "python run_classification.py twitter --modalities text" --machine_kind "2 cores of an AMD EPYC"
-    python -m hf_mamba.classification.record outputs/grid_builtin --every_row --table grid_builtin --machine_kind "..."
+    python results/record.py outputs/grid_builtin --every_row --table grid_builtin --machine_kind "..."
 
 FOLDER is an output folder of run_classification.py: a run (recipe.yaml, all_results.json, *_report.json) or, of
 --seeds, the folder above the seeds' (seeds_recipe.yaml, seeds_results.json). Several are runs of one row: other seeds,
@@ -22,6 +22,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import checkout  # noqa: F401 - first of all: it decides which hf_mamba is imported
 import yaml
 from ledger_rows import (
     MEASURED_FILE,
@@ -366,9 +367,7 @@ def record(args):
 
 def main(argv=None):
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hf_mamba.classification.record", description=__doc__.strip().split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python results/record.py", description=__doc__.strip().split("\n")[0])
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="output folders of finished runs")
     parser.add_argument("--table", required=True, help="the table of the ledger: table1 to table5, or another name")
     parser.add_argument("--row", help="the key of the row in that table")

@@ -1,4 +1,4 @@
-"""The built-in posts: an exact XOR in which no single thing, seen or read, tells the label."""
+"""The built-in posts: an exact XOR in which no single thing, seen or read, gives the label away."""
 
 import json
 import re
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hf_mamba.classification import prepare
 from hf_mamba.classification.data.sets import builtin as builtin_data
 from hf_mamba.classification.data.sets import builtin_scenes
 from hf_mamba.classification.data.sets.builtin import (
@@ -16,8 +17,7 @@ from hf_mamba.classification.data.sets.builtin import (
     SPLITS,
     TONE_PHRASES,
     TONES,
-    draw_picture,
-    main,
+    draw_image,
     plan_posts,
     write_builtin_posts,
 )
@@ -87,14 +87,14 @@ def test_no_sentence_occurs_twice_or_in_two_splits(planned):
     assert not frames["validation"] & frames["test"]
 
 
-def test_a_sentence_that_was_drawn_before_is_drawn_anew(monkeypatch):
+def test_a_sentence_that_occurred_before_is_generated_anew(monkeypatch):
     monkeypatch.setattr(builtin_data, "TOPICS", [[["walk", "swim"], ["with the dog"], ["we left at nine"], ["#sea"]]])
     posts = plan_posts("train", 1200)
     assert len({" ".join(re.findall(r"\w+", post.text.lower())) for post in posts}) == len(posts)
 
 
 def test_what_surrounds_the_tone_is_the_same_in_all_four_cells(planned):
-    """Length, punctuation, case, fillers, subject and layout: equal counts, so none tells tone, scene or label."""
+    """Length, punctuation, case, fillers, subject and layout: equal counts, so none reveals tone, scene or label."""
     for posts in planned.values():
         cells = defaultdict(Counter)
         for post in posts:
@@ -105,7 +105,7 @@ def test_what_surrounds_the_tone_is_the_same_in_all_four_cells(planned):
 
 
 @pytest.mark.parametrize("feature", ["word", "words", "marks", "length"])
-def test_no_surface_feature_tells_the_label(planned, feature):
+def test_no_surface_feature_gives_the_label_away(planned, feature):
     measure = {
         "word": lambda text: re.findall(r"\w+", text.lower()),
         "words": lambda text: [len(text.split())],
@@ -124,7 +124,7 @@ def test_no_surface_feature_tells_the_label(planned, feature):
             assert abs(count["sincere"] - count["sarcastic"]) <= slack, (split, value)
 
 
-def test_the_number_of_words_does_not_tell_the_tone(planned):
+def test_the_number_of_words_does_not_give_the_tone_away(planned):
     for pairs in TONE_PHRASES.values():
         lengths = Counter((len(positive.split()), len(negative.split())) for positive, negative in pairs)
         assert all(positive == negative and count >= 2 for (positive, negative), count in lengths.items())
@@ -148,34 +148,34 @@ def test_a_split_does_not_depend_on_the_size_of_the_others(written, tmp_path):
     assert (other / "test/00003.png").read_bytes() == (written / "test/00003.png").read_bytes()
 
 
-def test_no_picture_occurs_twice(written):
+def test_no_image_occurs_twice(written):
     pixels = [np.asarray(Image.open(path)).tobytes() for path in written.rglob("*.png")]
     assert len(pixels) == sum(SIZES.values()) == len(set(pixels))
 
 
-def test_a_picture_that_was_drawn_before_is_drawn_anew():
+def test_an_image_that_occurred_before_is_generated_anew():
     post, seen = plan_posts("test", 4)[0], set()
-    first = builtin_data._draw_new_picture(post, 16, seen)
-    second = builtin_data._draw_new_picture(post, 16, seen)
+    first = builtin_data._generate_new_image(post, 16, seen)
+    second = builtin_data._generate_new_image(post, 16, seen)
     assert first.tobytes() != second.tobytes() and len(seen) == 2
 
 
-def test_pictures_differ_by_scene_and_show_it():
+def test_images_differ_by_scene_and_show_it():
     """Unpleasant skies are darker than pleasant ones in the same light, by far more often than not."""
     darker = 0
     for seed in range(40):
-        pleasant, unpleasant = (np.asarray(draw_picture(scene, seed, 100 + seed)) for scene in SCENES)
+        pleasant, unpleasant = (np.asarray(draw_image(scene, seed, 100 + seed)) for scene in SCENES)
         assert pleasant.shape == (64, 64, 3) and pleasant.dtype == np.uint8
         darker += unpleasant[:16].mean() < pleasant[:16].mean()
     assert darker >= 36
 
 
 def test_what_is_not_the_scene_comes_from_the_layout_alone(monkeypatch):
-    """Without sky, ground, scenery and rain two pictures of one layout differ by their noise only."""
+    """Without sky, ground, scenery and rain two images of one layout differ by their noise only."""
     for name in ("_backdrop", "_pleasant", "_unpleasant", "_rain"):
         monkeypatch.setattr(builtin_scenes, name, lambda *arguments: None)
     for seed in range(10):
-        pleasant, unpleasant = (np.asarray(draw_picture(SCENES[i], seed, i)).astype(int) for i in range(2))
+        pleasant, unpleasant = (np.asarray(draw_image(SCENES[i], seed, i)).astype(int) for i in range(2))
         assert pleasant.max() > 60
         assert np.abs(pleasant - unpleasant).max() <= 0.05 * 255 + 8
 
@@ -189,14 +189,14 @@ def test_the_same_arguments_give_the_same_bytes_and_another_seed_gives_others(wr
     assert (other / "train/00000.png").read_bytes() != (written / "train/00000.png").read_bytes()
 
 
-def test_metadata_names_pictures_beside_it(written):
+def test_metadata_names_images_beside_it(written):
     for split, count in SIZES.items():
         found = rows(written, split)
         assert len(found) == count
         for row in found:
             assert list(row) == ["file_name", "text", "label"]
-            with Image.open(written / split / row["file_name"]) as picture:
-                assert (picture.size, picture.mode) == ((32, 32), "RGB")
+            with Image.open(written / split / row["file_name"]) as image:
+                assert (image.size, image.mode) == ((32, 32), "RGB")
     assert "sarcastic" in (written / "README.md").read_text()
 
 
@@ -234,14 +234,14 @@ def test_a_folder_with_other_posts_is_refused_and_left_alone(written, change, me
     assert contents(written) == before
 
 
-@pytest.mark.parametrize("damage", ["picture gone", "picture added", "text changed", "version", "stamp", "foreign"])
+@pytest.mark.parametrize("damage", ["image gone", "image added", "text changed", "version", "stamp", "foreign"])
 def test_a_damaged_or_foreign_folder_is_refused(tmp_path, damage):
     folder = tmp_path / "data"
     if damage != "foreign":
         write(folder, train=8, test=8)
-    if damage == "picture gone":
+    if damage == "image gone":
         (folder / "test/00002.png").unlink()
-    elif damage == "picture added":
+    elif damage == "image added":
         (folder / "test/mine.png").write_bytes((folder / "test/00002.png").read_bytes())
     elif damage == "text changed":
         path = folder / "validation/metadata.jsonl"
@@ -322,8 +322,9 @@ def test_more_posts_than_the_grammar_has_sentences_is_an_error(monkeypatch):
 
 
 def test_command_line_writes_and_reports(written, tmp_path, capsys):
-    arguments = ["--train", "48", "--validation", "8", "--test", "16", "--image_size", "32"]
-    assert main([str(tmp_path / "data"), *arguments]) == 0
+    arguments = ["builtin", str(tmp_path / "data"), "--train=48", "--validation=8", "--test=16", "--image_size=32"]
+    prepare.main(arguments)
     assert contents(tmp_path / "data") == contents(written)
-    assert main([str(tmp_path / "data"), *arguments, "--seed", "2"]) == 1
-    assert "error:" in capsys.readouterr().err
+    assert capsys.readouterr().out == f"{tmp_path / 'data'}\n"
+    with pytest.raises(ValueError, match="seed=0, not 2"):
+        prepare.main([*arguments, "--seed", "2"])

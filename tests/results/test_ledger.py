@@ -1,8 +1,11 @@
 """The ledger: the committed page is what the command draws, figures land where they belong, mistakes are named."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +58,24 @@ def cells(page, *starts):
 
 def test_the_committed_page_is_what_the_command_writes():
     assert draw_page(read_ledger(RESULTS)) == (RESULTS / "ledger.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("script, expected", [("ledger.py", "Wrote"), ("record.py", "There is no folder nothing")])
+def test_a_script_runs_from_anywhere_on_its_own_checkout(copy, tmp_path, script, expected):
+    """Whatever other version of the package is installed."""
+    (other := tmp_path / "installed" / "hf_mamba").mkdir(parents=True)
+    (other / "__init__.py").write_text("raise ImportError('another version')")
+    flags = ["--no_plot"] if script == "ledger.py" else ["nothing", "--table=t", "--row=r", "--machine_kind=m"]
+    process = subprocess.run(
+        [sys.executable, RESULTS / script, "--results", copy, *flags],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(other.parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert expected in process.stdout + process.stderr
+    if script == "ledger.py":
+        assert (copy / "ledger.md").read_text("utf-8") == (RESULTS / "ledger.md").read_text("utf-8")
 
 
 def test_every_recorded_command_runs_something_of_the_project():

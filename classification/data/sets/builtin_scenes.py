@@ -1,13 +1,17 @@
-"""Pictures of the built-in posts: a pleasant or an unpleasant scene of 64 x 64 pixels, drawn with Pillow.
+"""Images of the built-in posts: a pleasant or an unpleasant scene of 64 x 64 pixels, drawn with Pillow.
 
-Lengths are fractions of the picture's side; colours are RGB in 0..255.
+Lengths are fractions of the image's side; colours are RGB in 0..255.
 """
 
 import random
+from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+
+Color = tuple[int, ...]  # RGB, 0 to 255
+Points = Iterable[tuple[float, float]]
 
 SCENES = ("pleasant", "unpleasant")
 
@@ -35,34 +39,34 @@ PALETTES = {
 
 
 class Pen:
-    """ImageDraw in fractions of the picture's side, on a canvas `scale` pixels wide."""
+    """ImageDraw in fractions of the image's side, on a canvas `scale` pixels wide."""
 
     def __init__(self, canvas: Image.Image):
         self.scale = canvas.width
         self.draw = ImageDraw.Draw(canvas)
 
-    def _pixels(self, points) -> list[tuple[float, float]]:
+    def _pixels(self, points: Points) -> list[tuple[float, float]]:
         return [(x * self.scale, y * self.scale) for x, y in points]
 
-    def disc(self, x: float, y: float, rx: float, color, ry: float | None = None) -> None:
+    def disc(self, x: float, y: float, rx: float, color: Color, ry: float | None = None) -> None:
         ry = rx if ry is None else ry
         self.draw.ellipse(self._pixels(((x - rx, y - ry), (x + rx, y + ry))), fill=color)
 
-    def box(self, x0: float, y0: float, x1: float, y1: float, color) -> None:
+    def box(self, x0: float, y0: float, x1: float, y1: float, color: Color) -> None:
         self.draw.rectangle(self._pixels(((x0, y0), (x1, y1))), fill=color)
 
-    def shape(self, points, color) -> None:
+    def shape(self, points: Points, color: Color) -> None:
         self.draw.polygon(self._pixels(points), fill=color)
 
-    def path(self, points, width: float, color) -> None:
+    def path(self, points: Points, width: float, color: Color) -> None:
         self.draw.line(self._pixels(points), fill=color, width=max(1, round(width * self.scale)))
 
 
-def _mix(first, second, share: float) -> tuple[int, ...]:
+def _mix(first: Color, second: Color, share: float) -> Color:
     return tuple(round(a + (b - a) * share) for a, b in zip(first, second))
 
 
-def _vary(rng: random.Random, color, by: int = 16) -> tuple[int, ...]:
+def _vary(rng: random.Random, color: Color, by: int = 16) -> Color:
     return tuple(min(255, max(0, channel + rng.randint(-by, by))) for channel in color)
 
 
@@ -76,13 +80,13 @@ def _backdrop(pen: Pen, rng: random.Random, scene: str, horizon: float) -> None:
         pen.box(0, y, 1, y + 1 / pen.scale, color)
 
 
-def _cloud(pen: Pen, rng: random.Random, x: float, y: float, size: float, color) -> None:
+def _cloud(pen: Pen, rng: random.Random, x: float, y: float, size: float, color: Color) -> None:
     for _ in range(rng.randint(4, 6)):
         width = size * rng.uniform(0.35, 0.6)
         pen.disc(x + size * rng.uniform(-0.7, 0.7), y + size * rng.uniform(-0.2, 0.2), width, color, width * 0.55)
 
 
-def _tree(pen: Pen, rng: random.Random, x: float, foot: float, height: float, crown) -> None:
+def _tree(pen: Pen, rng: random.Random, x: float, foot: float, height: float, crown: Color | None) -> None:
     """A tree with a round crown of that colour, or, with None, a bare one."""
     bark = _vary(rng, (76, 58, 46))
     top = foot - height
@@ -146,7 +150,7 @@ def _rain(pen: Pen, rng: random.Random) -> None:
 
 
 def _clutter(pen: Pen, rng: random.Random, horizon: float) -> None:
-    """Houses, people, balls, crates, balloons in any colour: drawn from the layout's stream, blind to the scene."""
+    """Houses, people, balls, crates, balloons in any colour: all from the layout's random numbers, not the scene's."""
     for _ in range(rng.randint(2, 5)):
         kind = rng.choice(("house", "person", "ball", "crate", "balloon"))
         color, other = (tuple(rng.randint(30, 235) for _ in range(3)) for _ in range(2))
@@ -169,13 +173,13 @@ def _clutter(pen: Pen, rng: random.Random, horizon: float) -> None:
             pen.disc(x, y, 0.6 * size, color, 0.75 * size)
 
 
-def draw_picture(scene: str, layout_seed: int, picture_seed: int, size: int = 64) -> Image.Image:
-    """Draw one scene as an RGB picture of (size, size) pixels.
+def draw_image(scene: str, layout_seed: int, image_seed: int, size: int = 64) -> Image.Image:
+    """Draw one scene as an RGB image of (size, size) pixels.
 
-    What has nothing to do with the scene (horizon, clutter, light, tint, blur, strength of the noise) is drawn from
-    `layout_seed`, the rest from `picture_seed`; the four posts of a group share the first.
+    What has nothing to do with the scene (horizon, clutter, light, tint, blur, strength of the noise) comes from
+    `layout_seed`, the rest from `image_seed`; the four posts of a group share the first.
     """
-    layout, rng = random.Random(layout_seed), random.Random(picture_seed)
+    layout, rng = random.Random(layout_seed), random.Random(image_seed)
     canvas = Image.new("RGB", (2 * size, 2 * size))  # drawn at twice the size and averaged: smooth edges
     pen = Pen(canvas)
     horizon = layout.uniform(0.5, 0.68)
@@ -187,12 +191,12 @@ def draw_picture(scene: str, layout_seed: int, picture_seed: int, size: int = 64
     _clutter(pen, layout, horizon)
     if scene == "unpleasant":
         _rain(pen, rng)
-    picture = canvas.reduce(2).filter(ImageFilter.GaussianBlur(layout.uniform(0, 0.6)))
+    image = canvas.reduce(2).filter(ImageFilter.GaussianBlur(layout.uniform(0, 0.6)))
     light = layout.uniform(0.7, 1.15)
     tint = [light * layout.uniform(0.88, 1.12) for _ in range(3)]
     strength = layout.uniform(0.02, 0.05)
     noise = np.frombuffer(rng.randbytes(3 * size * size), np.uint8).reshape(size, size, 3)
-    pixels = np.asarray(picture, np.float32) * np.asarray(tint, np.float32)
+    pixels = np.asarray(image, np.float32) * np.asarray(tint, np.float32)
     pixels += (noise.astype(np.float32) - 127.5) * np.float32(strength)
-    # Steps of 8 hide in the noise and nearly halve the files: 4.6 kB a picture instead of 8.4.
+    # Steps of 8 hide in the noise and nearly halve the files: 4.6 kB an image instead of 8.4.
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8) & 0xF8)

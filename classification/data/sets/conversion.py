@@ -12,20 +12,21 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ...support.markdown import markdown_table
 from ..sources import SPLIT_NAMES
 from ..table_files import read_json
 
 
-__all__ = ["Pictures", "RawFile", "Report", "conversion_parser", "convert", "entries_of", "find_raw", "lines_of"]
-
-MAX_LINE = 1_000_000  # bytes; a longer "line" is no post, and parsing it may cost any amount of memory
+MAX_LINE = 1_000_000  # bytes; a longer "line" isn't a post, and parsing it may cost any amount of memory
 LISTED = 10  # bad rows that are listed
-_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+Post = dict[str, Any]  # id, text, images, label and further columns
 
 
 @dataclass
@@ -56,45 +57,51 @@ class Report:
         dropped: rows left out by the data set's own rules
         bad: where and what, for each row that could not be understood
         labels: label -> posts written
-        pictures, missing: pictures found and not found
+        images, missing: images found and not found
         missing_names: of the first that were not found
     """
 
     file: RawFile
     dropped: int = 0
     bad: list[str] = field(default_factory=list)
-    labels: Counter = field(default_factory=Counter)
-    pictures: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+    images: int = 0
     missing: int = 0
     missing_names: list[str] = field(default_factory=list)
 
     @property
     def posts(self) -> int:
+        """How many were written."""
         return self.labels.total()
 
     def differences(self) -> list[str]:
         """Which counts are not the known ones."""
         known = {"posts": self.file.posts, **self.file.labels}
-        found = {"posts": self.posts, **self.labels}
+        counted = {"posts": self.posts, **self.labels}
         return [
-            f"{self.file.path}: {count:,} {what} expected, {found.get(what, 0):,} found"
+            f"{self.file.path}: {count:,} {what} expected, {counted.get(what, 0):,} found"
             for what, count in known.items()
-            if count is not None and count != found.get(what, 0)
+            if count is not None and count != counted.get(what, 0)
         ]
 
 
-class Pictures:
+RowsOf = Callable[[Path], Iterable[tuple[str, Any]]]  # where each raw row is, and the row or a ValueError
+ToPost = Callable[[Any, RawFile], Post | None]
+
+
+class ImageFiles:
     """
-    Finds pictures by their names without extension, anywhere in a folder, which is listed once.
+    Finds images by their names without extension, anywhere in a folder, which is listed once.
 
     Args:
-        folder: where the pictures are; None: there are none
+        folder: where the images are; None: there are none
         start: the folder that paths are given relative to, as `run_classification.py` resolves them
     """
 
     def __init__(self, folder: Path | None, start: Path):
-        self.folder, self._paths = folder, {}
-        self._base = None
+        self.folder = folder
+        self._paths: dict[str, str] = {}
+        self._base = ""
         if folder is not None:
             # Links are resolved first: ".." behind a link leads elsewhere than its text says
             self._base = os.path.relpath(folder.resolve(), start.resolve())
@@ -102,27 +109,24 @@ class Pictures:
                 folders.sort()
                 for name in sorted(names):
                     stem, suffix = os.path.splitext(name)
-                    if suffix.lower() in _PICTURE_SUFFIXES:
+                    if suffix.lower() in _IMAGE_SUFFIXES:
                         self._paths.setdefault(stem, os.path.relpath(os.path.join(path, name), folder))
 
     def find(self, name: str) -> str | None:
-        """The path of a picture, None if there is none of this name."""
+        """The path of an image, None if there is none of this name."""
         path = self._paths.get(name)
         return None if path is None else Path(self._base, path).as_posix()
 
 
-def conversion_parser(name: str, doc: str, *, raw: str, pictures: tuple[str, ...]) -> argparse.ArgumentParser:
-    """The command line that the converters share: `raw` says what the raw folder holds, `pictures` as in `convert`."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m hf_mamba.classification.{name}", description=doc.strip().split("\n")[0]
-    )
+def add_conversion_arguments(parser: argparse.ArgumentParser, *, raw: str, image_folders: tuple[str, ...]) -> None:
+    """The arguments that converters share: `raw` says what the raw folder holds, `image_folders` as in `convert`."""
     parser.add_argument("raw_dir", type=Path, help=f"the folder of the raw files: {raw}")
     parser.add_argument("output_dir", type=Path, help="where train.jsonl, validation.jsonl and test.jsonl are written")
     parser.add_argument(
         "--pictures",
         type=Path,
         metavar="DIR",
-        help=f"the folder of the pictures (default: {pictures[0]} of the raw folder, if there is one)",
+        help=f"the folder of the images (default: {image_folders[0]} of the raw folder, if there is one)",
     )
     parser.add_argument(
         "--allow_partial",
@@ -131,7 +135,6 @@ def conversion_parser(name: str, doc: str, *, raw: str, pictures: tuple[str, ...
         "out",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier conversion wrote there")
-    return parser
 
 
 def find_raw(folder: Path, *candidates: str) -> Path:
@@ -140,7 +143,7 @@ def find_raw(folder: Path, *candidates: str) -> Path:
     return next((path for path in paths if path.is_file()), paths[0])
 
 
-def lines_of(path: Path, parse: Callable[[str], dict | list]) -> Iterator[tuple[str, object]]:
+def lines_of(path: Path, parse: Callable[[str], object]) -> Iterator[tuple[str, object]]:
     """
     The lines of a UTF-8 file that aren't blank, one at a time.
 
@@ -154,7 +157,7 @@ def lines_of(path: Path, parse: Callable[[str], dict | list]) -> Iterator[tuple[
             try:
                 if len(line) > MAX_LINE:
                     raise ValueError(f"longer than {MAX_LINE:,} bytes")
-                parsed = parse(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                parsed: object = parse(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError as error:
                 parsed = ValueError(f"not UTF-8 (byte 0x{line[error.start]:02x})")
             except ValueError as error:
@@ -162,12 +165,12 @@ def lines_of(path: Path, parse: Callable[[str], dict | list]) -> Iterator[tuple[
             yield f"{path}, line {number}", parsed
 
 
-def entries_of(path: Path) -> Iterator[tuple[str, dict]]:
+def entries_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     The objects of a JSON array, likewise.
 
     Raises:
-        ValueError: the file is no such array; names the line.
+        ValueError: the file isn't such an array; names the line.
     """
     rows = read_json(path)
     columns = {name: rows.cells(name) for name in rows.columns}
@@ -178,21 +181,21 @@ def entries_of(path: Path) -> Iterator[tuple[str, dict]]:
 def convert(
     args: argparse.Namespace,
     files: list[RawFile],
-    rows_of: Callable[[Path], Iterable[tuple[str, object]]],
-    to_post: Callable[[object, RawFile], dict | None],
-    pictures: tuple[str, ...],
+    rows_of: RowsOf,
+    to_post: ToPost,
+    image_folders: tuple[str, ...],
     hint: str = "",
 ) -> list[Report]:
     """
     Writes the splits and prints what became of each raw file.
 
     Args:
-        args: of `conversion_parser`
+        args: of `add_conversion_arguments`
         files: the raw files
         rows_of: path -> where each raw row is, and the row, or a ValueError in its place
-        to_post: row and its raw file -> a post: `id`, `text`, `images` (names of pictures without extension), `label`
+        to_post: row and its raw file -> a post: `id`, `text`, `images` (names of images without extension), `label`
             and further columns; None if the data set's rules drop it; raises ValueError where it can't be understood
-        pictures: usual names of the folder of pictures in the raw folder
+        image_folders: usual names of the folder of images in the raw folder
         hint: what else can be done where files are missing
 
     Raises:
@@ -204,12 +207,12 @@ def convert(
     existed = args.output_dir.is_dir()
     args.output_dir.mkdir(parents=True, exist_ok=True)
     try:
-        lookup = Pictures(_picture_folder(args, pictures), args.output_dir)
+        lookup = ImageFiles(_image_folder(args, image_folders), args.output_dir)
         with tempfile.TemporaryDirectory(prefix=".conversion-", dir=args.output_dir) as temporary:
             reports = _write_splits(Path(temporary), present, rows_of, to_post, lookup)
-            print(describe(reports))
-            _say_pictures(reports, lookup, pictures)
-            _settle(reports, args.allow_partial)
+            print(counts_table(reports))
+            _report_images(reports, lookup, image_folders)
+            _stop_at_problems(reports, args.allow_partial)
             for name in (f"{split}.jsonl" for split in SPLIT_NAMES):
                 if (path := Path(temporary, name)).exists():
                     os.replace(path, args.output_dir / name)
@@ -223,7 +226,7 @@ def convert(
     return reports
 
 
-def _present(args, files, hint) -> list[RawFile]:
+def _present(args: argparse.Namespace, files: list[RawFile], hint: str) -> list[RawFile]:
     """The raw files that are there."""
     if not args.raw_dir.is_dir():
         raise FileNotFoundError(f"{args.raw_dir}: there is no such folder. It should be that of the raw files.")
@@ -233,17 +236,17 @@ def _present(args, files, hint) -> list[RawFile]:
             f"{file.path} ({file.split}, {'? ' if file.posts is None else f'{file.posts:,} '}posts)"
             for file in missing
         )
-        said = f"{len(missing)} of {len(files)} raw files are missing: {named}"
+        message = f"{len(missing)} of {len(files)} raw files are missing: {named}"
         if not args.allow_partial or len(missing) == len(files):
             raise FileNotFoundError(
-                f"{said}. docs/paper_data.md says where they are published; --allow_partial does without some of "
+                f"{message}. docs/paper_data.md says where they are published; --allow_partial does without some of "
                 f"them.{hint}"
             )
-        print(f"note: {said}.")
+        print(f"note: {message}.")
     return [file for file in files if file not in missing]
 
 
-def _check_output_dir(args) -> None:
+def _check_output_dir(args: argparse.Namespace) -> None:
     if args.output_dir.is_file():
         raise NotADirectoryError(f"{args.output_dir} is a file: give a folder to write into.")
     if args.output_dir.resolve() == args.raw_dir.resolve():
@@ -255,15 +258,18 @@ def _check_output_dir(args) -> None:
         )
 
 
-def _picture_folder(args, usual) -> Path | None:
+def _image_folder(args: argparse.Namespace, usual: tuple[str, ...]) -> Path | None:
     if args.pictures is not None and not args.pictures.is_dir():
         raise NotADirectoryError(f"--pictures {args.pictures}: there is no such folder.")
     return args.pictures or next((args.raw_dir / name for name in usual if (args.raw_dir / name).is_dir()), None)
 
 
-def _write_splits(folder, files, rows_of, to_post, lookup) -> list[Report]:
+def _write_splits(
+    folder: Path, files: list[RawFile], rows_of: RowsOf, to_post: ToPost, lookup: ImageFiles
+) -> list[Report]:
     """Each split's file in `folder`, from its raw files in their order."""
-    reports, seen = [], {}
+    reports: list[Report] = []
+    seen: dict[str, str] = {}
     for split in dict.fromkeys(file.split for file in files):
         with open(folder / f"{split}.jsonl", "wb") as out:
             for file in files:
@@ -275,8 +281,10 @@ def _write_splits(folder, files, rows_of, to_post, lookup) -> list[Report]:
     return reports
 
 
-def _posts(report, rows_of, to_post, lookup, seen) -> Iterator[dict]:
-    """The posts of a raw file with the paths of their pictures; counts into `report`."""
+def _posts(
+    report: Report, rows_of: RowsOf, to_post: ToPost, lookup: ImageFiles, seen: dict[str, str]
+) -> Iterator[Post]:
+    """The posts of a raw file with the paths of their images; counts into `report`, notes ids in `seen`."""
     for where, row in rows_of(report.file.path):
         try:
             if isinstance(row, ValueError):
@@ -296,47 +304,45 @@ def _posts(report, rows_of, to_post, lookup, seen) -> Iterator[dict]:
         paths = {name: lookup.find(name) for name in names}
         report.missing_names += [name for name in names if paths[name] is None][: 3 - len(report.missing_names)]
         post["images"] = [paths[name] for name in names if paths[name] is not None]
-        report.pictures += len(post["images"])
+        report.images += len(post["images"])
         report.missing += len(names) - len(post["images"])
         yield post
 
 
-def _json_line(post) -> bytes:
+def _json_line(post: Post) -> bytes:
     try:
         return (json.dumps(post, ensure_ascii=False) + "\n").encode()
     except UnicodeEncodeError:  # half a surrogate pair, which only an escape can hold
         return (json.dumps(post) + "\n").encode()
 
 
-def describe(reports: list[Report]) -> str:
+def counts_table(reports: list[Report]) -> str:
     """What became of each raw file, as a table."""
-    rows = [["split", "raw file", "rows", "dropped", "bad", "posts", "expected", "labels", "pictures", "missing"]]
+    rows = [["split", "raw file", "rows", "dropped", "bad", "posts", "expected", "labels", "images", "missing"]]
     for report in reports:
         expected = "?" if report.file.posts is None else f"{report.file.posts:,}"
         expected += f" ({_counts(report.file.labels)})" if report.file.labels else ""
         counts = (report.posts + report.dropped + len(report.bad), report.dropped, len(report.bad), report.posts)
         labels = _counts(report.labels)
-        ends = (f"{report.pictures:,}", f"{report.missing:,}")
+        ends = (f"{report.images:,}", f"{report.missing:,}")
         rows.append([report.file.split, report.file.path.name, *(f"{n:,}" for n in counts), expected, labels, *ends])
     return markdown_table(rows)
 
 
-def _counts(labels) -> str:
+def _counts(labels: Mapping[str, int]) -> str:
     return ", ".join(f"{label}: {count:,}" for label, count in sorted(labels.items()))
 
 
-def _say_pictures(reports, lookup, usual) -> None:
-    missing, found = sum(report.missing for report in reports), sum(report.pictures for report in reports)
+def _report_images(reports: list[Report], lookup: ImageFiles, usual: tuple[str, ...]) -> None:
+    missing, found = sum(report.missing for report in reports), sum(report.images for report in reports)
     if lookup.folder is None:
-        print(
-            f"No pictures: there is no folder {' or '.join(usual)}, and --pictures names none. Posts have text only."
-        )
+        print(f"No images: there is no folder {' or '.join(usual)}, and --pictures names none. Posts have text only.")
     elif missing:
         names = ", ".join([name for report in reports for name in report.missing_names][:3])
-        print(f"{missing:,} of {missing + found:,} pictures are not in {lookup.folder} ({names}, ...): left out.")
+        print(f"{missing:,} of {missing + found:,} images are not in {lookup.folder} ({names}, ...): left out.")
 
 
-def _settle(reports, allow_partial) -> None:
+def _stop_at_problems(reports: list[Report], allow_partial: bool) -> None:
     """Stops unless everything is as it is known to be, or partial results are allowed."""
     bad = [line for report in reports for line in report.bad]
     if bad:

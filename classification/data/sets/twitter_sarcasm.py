@@ -1,19 +1,20 @@
 """
 Twitter Sarcasm (Cai, Cai and Wan, ACL 2019) in its published raw form, made into posts.
 
-    python -m hf_mamba.classification.twitter_sarcasm RAW_DIR OUTPUT_DIR
+    python -m hf_mamba.classification.prepare twitter_sarcasm RAW_DIR OUTPUT_DIR
 
 A raw line is a Python list: `[id, text, label]` in `text/train.txt`, `[id, text, hashtag label, human label]` in
-`text/valid2.txt` and `text/test2.txt`, where the human label counts. The picture of a post is `dataset_image/ID.jpg`.
-Texts stay what they are, white space included: it tells the labels apart (docs/paper_data.md), and an audit must see
+`text/valid2.txt` and `text/test2.txt`, where the human label counts. The image of a post is `dataset_image/ID.jpg`.
+Texts stay what they are, white space included: it gives the labels away (docs/paper_data.md), and an audit must see
 it.
 """
 
+import argparse
 import ast
 import warnings
+from typing import Any
 
-from ...support.command_line import run_command
-from .conversion import RawFile, conversion_parser, convert, find_raw, lines_of
+from .conversion import Post, RawFile, add_conversion_arguments, convert, find_raw, lines_of
 
 
 # Posts that have one of these as a word are dropped, as in the authors' own code: they give the label away
@@ -22,7 +23,7 @@ DROPPED_WORDS = frozenset(
 )
 
 LABELS = ("not_sarcastic", "sarcastic")  # by the raw label, 0 or 1
-PICTURES = ("dataset_image",)
+IMAGE_FOLDERS = ("dataset_image",)
 
 # split -> raw file, posts that are left, those of them that are sarcastic
 FILES = {
@@ -34,7 +35,7 @@ _TRAIN_FIELDS = ("id", "text", "label")
 _HUMAN_FIELDS = ("id", "text", "hashtag label", "human label")
 
 
-def parse_line(line: str) -> list:
+def parse_line(line: str) -> list[Any]:
     """
     A raw line as the list it writes out. Only literals are read: nothing in a line is ever run.
 
@@ -52,7 +53,7 @@ def parse_line(line: str) -> list:
     return row
 
 
-def to_post(row: list, file: RawFile) -> dict | None:
+def to_post(row: list[Any], file: RawFile) -> Post | None:
     """
     A raw row as a post, None if it has one of the dropped words.
 
@@ -70,7 +71,7 @@ def to_post(row: list, file: RawFile) -> dict | None:
     return {"id": name, "text": text, "images": [name], "label": label}
 
 
-def label_name(label) -> str:
+def label_name(label: object) -> str:
     """
     0 or 1 in words.
 
@@ -83,18 +84,16 @@ def label_name(label) -> str:
     return LABELS[label]
 
 
-def main(argv=None):
-    """The command line."""
-    parser = conversion_parser(
-        "twitter_sarcasm", __doc__, raw="text/train.txt, text/valid2.txt, text/test2.txt", pictures=PICTURES
-    )
-    args = parser.parse_args(argv)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `prepare twitter_sarcasm`."""
+    raw = "text/train.txt, text/valid2.txt, text/test2.txt"
+    add_conversion_arguments(parser, raw=raw, image_folders=IMAGE_FOLDERS)
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Converts the raw files that the arguments of `add_arguments` name."""
     files = [
         RawFile(split, find_raw(args.raw_dir, f"text/{name}", name), posts, {LABELS[1]: positives})
         for split, (name, posts, positives) in FILES.items()
     ]
-    return convert(args, files, lambda path: lines_of(path, parse_line), to_post, PICTURES)
-
-
-if __name__ == "__main__":
-    run_command(main)
+    convert(args, files, lambda path: lines_of(path, parse_line), to_post, IMAGE_FOLDERS)

@@ -1,8 +1,8 @@
 r"""
 Yelp Sentiment (Truong and Lauw, VistaNet, AAAI 2019) in its published raw form, made into posts.
 
-    python -m hf_mamba.classification.yelp_sentiment RAW_DIR OUTPUT_DIR
-    python -m hf_mamba.classification.yelp_sentiment RAW_DIR OUTPUT_DIR \
+    python -m hf_mamba.classification.prepare yelp_sentiment RAW_DIR OUTPUT_DIR
+    python -m hf_mamba.classification.prepare yelp_sentiment RAW_DIR OUTPUT_DIR \
         --train_city NY --validation_city CH --test_city BO
 
 `train.json`, `valid.json` and `test/CITY_test.json` hold a JSON object per line: `{"Rating": 1 to 5, "Text": sentences
@@ -11,12 +11,14 @@ joined by |||, "City": ..., "Photos": [{"_id": ...}, ...], "_id": ..., ...}`; ph
 Users, businesses and captions are left out.
 """
 
+import argparse
 import json
 from functools import partial
+from pathlib import Path
+from typing import Any
 
-from ...support.command_line import run_command
 from ..sources import SPLIT_NAMES
-from .conversion import RawFile, conversion_parser, convert, find_raw, lines_of
+from .conversion import Post, RawFile, add_conversion_arguments, convert, find_raw, lines_of
 
 
 # Short name, as the paper's -> name in the raw files, test reviews
@@ -28,7 +30,7 @@ CITIES = {
     "SF": ("San Francisco", 570),
 }
 SENTENCE_END = "|||"
-PICTURES = ("photos",)
+IMAGE_FOLDERS = ("photos",)
 
 _OF_CITY = "_test.json"
 
@@ -38,7 +40,7 @@ _HINT = (
 PUBLISHED = {"train": ("train.json", 35_435), "validation": ("valid.json", 2_215)}
 
 
-def parse_line(line: str) -> dict:
+def parse_line(line: str) -> dict[str, Any]:
     """
     A raw line as the object it holds.
 
@@ -48,13 +50,13 @@ def parse_line(line: str) -> dict:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
-        raise ValueError("no valid JSON") from None
+        raise ValueError("not valid JSON") from None
     if not isinstance(row, dict):
         raise ValueError(f"a JSON {type(row).__name__}, not an object")
     return row
 
 
-def to_post(row: dict, file: RawFile, *, max_photos: int) -> dict:
+def to_post(row: dict[str, Any], file: RawFile, *, max_photos: int) -> Post:
     """
     A review as a post, its first `max_photos` photos with it (0: all).
 
@@ -81,7 +83,7 @@ def to_post(row: dict, file: RawFile, *, max_photos: int) -> dict:
     }
 
 
-def raw_files(raw_dir, cities: dict[str, list[str] | None]) -> list[RawFile]:
+def raw_files(raw_dir: Path, cities: dict[str, list[str] | None]) -> list[RawFile]:
     """
     The raw files of each split.
 
@@ -92,7 +94,8 @@ def raw_files(raw_dir, cities: dict[str, list[str] | None]) -> list[RawFile]:
     Raises:
         ValueError: two splits have a city in common.
     """
-    files, used = [], {}
+    files: list[RawFile] = []
+    used: dict[str, str] = {}
     for split in SPLIT_NAMES:
         if cities[split] is None and split in PUBLISHED:
             name, posts = PUBLISHED[split]
@@ -101,19 +104,18 @@ def raw_files(raw_dir, cities: dict[str, list[str] | None]) -> list[RawFile]:
         for city in dict.fromkeys(cities[split] or CITIES):
             if used.setdefault(city, split) != split:
                 raise ValueError(
-                    f"The reviews of {city} would be in {used[city]} and in {split}: say which cities make up each "
-                    "split with --train_city, --validation_city and --test_city, each city once."
+                    f"The reviews of {city} would be in {used[city]} and in {split}: name the cities of each split "
+                    "with --train_city, --validation_city and --test_city, each city once."
                 )
             name, posts = CITIES[city]
             files.append(RawFile(split, find_raw(raw_dir, f"test/{name}{_OF_CITY}", f"{name}{_OF_CITY}"), posts))
     return files
 
 
-def main(argv=None):
-    """The command line."""
-    parser = conversion_parser(
-        "yelp_sentiment", __doc__, raw="train.json, valid.json, test/Boston_test.json, ...", pictures=PICTURES
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `prepare yelp_sentiment`."""
+    raw = "train.json, valid.json, test/Boston_test.json, ..."
+    add_conversion_arguments(parser, raw=raw, image_folders=IMAGE_FOLDERS)
     for split in SPLIT_NAMES:
         published = "all five" if split == "test" else f"none, but {PUBLISHED[split][0]}"
         parser.add_argument(
@@ -125,18 +127,22 @@ def main(argv=None):
         )
     parser.add_argument(
         "--max_photos",
-        type=int,
+        type=_count_of_photos,
         default=3,
         metavar="N",
         help="photos of a review, the first ones; 0: all (default: 3)",
     )
-    args = parser.parse_args(argv)
-    if args.max_photos < 0:
-        parser.error("--max_photos must be 0 or more")
+
+
+def _count_of_photos(text: str) -> int:
+    """--max_photos as a number."""
+    if (count := int(text)) < 0:
+        raise argparse.ArgumentTypeError("must be 0 or more")
+    return count
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Converts the raw files that the arguments of `add_arguments` name."""
     files = raw_files(args.raw_dir, {split: getattr(args, f"{split}_city") for split in SPLIT_NAMES})
     rows_of = partial(lines_of, parse=parse_line)
-    return convert(args, files, rows_of, partial(to_post, max_photos=args.max_photos), PICTURES, _HINT)
-
-
-if __name__ == "__main__":
-    run_command(main)
+    convert(args, files, rows_of, partial(to_post, max_photos=args.max_photos), IMAGE_FOLDERS, _HINT)
