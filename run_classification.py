@@ -37,11 +37,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from .classification.audit.audit import audit_posts, load_for_audit
 from .classification.audit.report import write_audit
+from .classification.data.collator import PostCollator
 from .classification.data.image_cache import open_image_cache
 from .classification.data.images import find_bad_images
-from .classification.data.labels import REGRESSION, SINGLE, label_id, resolve_class_weights
-from .classification.data.loading import PostCollator, load_posts
-from .classification.data.messy_posts import check_some_are_left, settle_bad_images
+from .classification.data.labels import REGRESSION, SINGLE, label_id
+from .classification.data.loading import load_posts
+from .classification.data.messy_posts import apply_on_bad_image, check_some_are_left
 from .classification.data.modalities import ModalityDropout
 from .classification.data.sets.builtin import LABELS, write_builtin_posts
 from .classification.evaluation.calibration import CALIBRATE_METRICS
@@ -49,6 +50,7 @@ from .classification.evaluation.metrics import (
     DEFAULT_METRIC,
     LOWER_IS_BETTER,
     METRIC_NAMES,
+    baseline_of_posts,
     compute_metrics_for_trainer,
     metrics_for,
 )
@@ -83,6 +85,7 @@ from .classification.training.callbacks import (
     set_tensorboard_folder,
     training_callbacks,
 )
+from .classification.training.class_weights import resolve_class_weights
 from .classification.training.targets import TargetScale
 from .classification.training.trainer import PostTrainer
 
@@ -279,7 +282,7 @@ def check_all_images(posts, data_args, training_args):
     bad = broadcast_object_list(bad)[0]
     if training_args.process_index != 0 and posts.image_cache is not None:
         posts.image_cache.load()
-    settle_bad_images(posts, bad, on_bad_image=data_args.on_bad_image, on_empty_post=data_args.on_empty_post)
+    apply_on_bad_image(posts, bad, on_bad_image=data_args.on_bad_image, on_empty_post=data_args.on_empty_post)
     check_some_are_left(posts)
 
 
@@ -325,7 +328,7 @@ def check_splits(posts, training_args):
 
 def build_metrics(posts, model_args, data_args):
     """The metrics of the problem type, beside the baseline of the training posts or of the checkpoint's training."""
-    baseline = posts.baseline
+    baseline = baseline_of_posts(posts)
     if baseline is None:
         baseline = baseline_of_checkpoint(model_args.model_name_or_path, posts.problem_type, posts.label_names)
     positive_label = None
@@ -377,10 +380,11 @@ def train(trainer, posts, checkpoint):
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(_internal_call=True)  # else it would push already, before there is a card
     trainer.save_state()
+    baseline = name_baseline(baseline_of_posts(posts), posts.problem_type, posts.label_names)
     metrics = {
         **result.metrics,
         **{f"train_{name}": value for name, value in best_epoch(trainer.args, trainer.state).items()},
-        BASELINE_KEYS[posts.problem_type]: name_baseline(posts.baseline, posts.problem_type, posts.label_names),
+        BASELINE_KEYS[posts.problem_type]: baseline,
     }
     trainer.save_metrics("train", metrics, combined=False)
     return metrics

@@ -16,8 +16,8 @@ from scipy.stats import chi2_contingency
 from tqdm.auto import tqdm
 
 from ..data.labels import REGRESSION, SINGLE
-from ..data.loading import Posts, load_posts
-from ..data.messy_posts import BAD_IMAGE, IMAGES_LEFT_OUT
+from ..data.loading import load_posts
+from ..data.posts import BAD_IMAGE, IMAGES_LEFT_OUT, Posts
 from . import features as features
 from .duplicates import Keys, conflicts, copy_probes, count_repeats
 from .images import PictureFacts, read_pictures

@@ -12,7 +12,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ...processing_hf_mamba import load_rgb_image
-from ..data.images import source_key
+from ..data.image_sources import source_key
+from ..data.posts import Posts
 from ..support.processes import usable_cores
 
 
@@ -81,7 +82,7 @@ def read_facts(source) -> PictureFacts | None:
 
 
 def read_pictures(
-    posts, *, progress: bool = True
+    posts: Posts, *, progress: bool = True
 ) -> tuple[dict[str, list[list[str]]], dict[str, PictureFacts | None]]:
     """
     Reads each picture of the posts once.
@@ -101,18 +102,10 @@ def read_pictures(
         tqdm(total=total, desc="Looking at pictures", unit=" posts", disable=not progress) as bar,
     ):
         warnings.simplefilter("ignore")
-        for split, dataset in posts.splits.items():
-            images = dataset.select_columns(["images"])
-            for start in range(0, len(images), 64):
-                chunk = images[start : start + 64]["images"]
-                of_posts = [[source_key(source) for source in sources or []] for sources in chunk]
-                new = {
-                    key: source
-                    for row, sources in zip(of_posts, chunk)
-                    for key, source in zip(row, sources or [])
-                    if key not in facts
-                }
-                facts |= zip(new, pool.map(read_facts, new.values()))
-                keys[split] += of_posts
-                bar.update(len(chunk))
+        for split, _, chunk in posts.image_sources():
+            of_posts = [[source_key(source) for source in sources] for sources in chunk]
+            new = {k: s for row, sources in zip(of_posts, chunk) for k, s in zip(row, sources) if k not in facts}
+            facts |= zip(new, pool.map(read_facts, new.values()))
+            keys[split] += of_posts
+            bar.update(len(chunk))
     return keys, facts

@@ -30,8 +30,9 @@ from ...run_classification import (
     wanted_splits,
 )
 from ..data.columns import parse_modalities
-from ..data.labels import SINGLE, resolve_class_weights
+from ..data.labels import SINGLE
 from ..data.loading import load_posts
+from ..evaluation.metrics import baseline_of_posts
 from ..evaluation.split_report import BASELINE_KEYS, name_baseline
 from ..reporting.model_card import write_results
 from ..reporting.tables import summarise_run
@@ -40,6 +41,7 @@ from ..runs.folds import check_folds, run_folds
 from ..runs.output_dir import check_output_dir, start_run
 from ..runs.seeds import run_seeds
 from ..support.command_line import run_command
+from ..training.class_weights import resolve_class_weights
 from .counting import COUNTING, CountingClassifier, CountingTrainer
 from .networks import NETWORKS, load_pretrained, new_network
 
@@ -251,8 +253,8 @@ def network_trainer(posts, metrics, baseline_args, model_args, data_args, traini
 
 def train_counting(trainer, posts):
     """Fits a baseline that counts. Returns the metrics of training, which are also written down."""
-    told = {BASELINE_KEYS[posts.problem_type]: name_baseline(posts.baseline, posts.problem_type, posts.label_names)}
-    found = trainer.train() | told
+    baseline = name_baseline(baseline_of_posts(posts), posts.problem_type, posts.label_names)
+    found = trainer.train() | {BASELINE_KEYS[posts.problem_type]: baseline}
     trainer.save_metrics("train", found, combined=False)
     return found
 

@@ -13,9 +13,9 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from ...modeling_hf_mamba import classification_loss
 from ...processing_hf_mamba import HFMambaImageProcessor, HFMambaProcessor
 from ...processing_hf_mamba import _clean_text as clean_text
-from ..data.labels import resolve_class_weights
 from ..runs.checkpoints import DEFAULT_MAX_SEQ_LENGTH, new_tokenizer
 from ..support.hub import explain_hub_error
+from ..training.class_weights import resolve_class_weights
 
 
 EMBEDDING_SIZE = 128

@@ -7,10 +7,11 @@ from importlib import import_module
 
 
 _PLACES = {
-    "DataArguments": ".loading",
-    "PostCollator": ".loading",
-    "Posts": ".loading",
-    "check_images": ".loading",
+    "DataArguments": ".arguments",
+    "PostCollator": ".collator",
+    "Posts": ".posts",
+    "check_images": ".messy_posts",
+    "leave_out_bad_images": ".messy_posts",
     "load_posts": ".loading",
     "train_wordpiece": ".vocabulary",
 }
@@ -18,11 +19,11 @@ _PLACES = {
 __all__ = sorted(_PLACES)
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> object:
     if name in _PLACES:
         return getattr(import_module(_PLACES[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return [*globals(), *__all__]

@@ -6,7 +6,8 @@ from difflib import get_close_matches
 
 from transformers.utils import logging
 
-from .sources import RawSplit, did_you_mean
+from ..support.messages import did_you_mean
+from .raw_split import RawSplit
 
 
 logger = logging.get_logger(__name__)

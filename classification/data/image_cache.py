@@ -18,14 +18,13 @@ a file's path, size and time of change, or of the bytes where a data set stores 
 import hashlib
 import inspect
 import os
-import re
 import shutil
 import threading
 import uuid
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import datasets
@@ -35,6 +34,8 @@ from filelock import FileLock, Timeout
 from PIL import Image, features
 from transformers.utils import logging
 
+from .arguments import parse_size
+
 
 logger = logging.get_logger(__name__)
 
@@ -42,41 +43,6 @@ FOLDER_NAME = "hf_mamba_images"
 INDEX_TYPE = np.dtype([("key", "V16"), ("row", "<u4"), ("checksum", "<u4")])
 SHARD_BYTES = 512 * 2**20  # so much of a long pass at most is lost to a crash
 SPARE_BYTES = 2**30  # of the disk, left to others
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-
-
-@dataclass
-class ImageCacheArguments:
-    """How pictures are decoded, and where they are kept."""
-
-    image_cache: str = field(
-        default="auto",
-        metadata={
-            "help": "Pictures are decoded once, into this folder, which runs share. auto: beside the data sets that "
-            "`datasets` keeps; off: they are decoded whenever they are used"
-        },
-    )
-    image_cache_budget: str = field(
-        default="4GB",
-        metadata={"help": "No more than this in --image_cache, all runs together; what doesn't fit is decoded anew"},
-    )
-    reduce_jpeg: bool | None = field(
-        default=None,
-        metadata={
-            "help": "Decode large JPEGs at a reduced scale, in training and wherever the checkpoint is used: several "
-            "times faster, pixels differ a little. Default: no, or the loaded checkpoint's"
-        },
-    )
-
-
-def parse_size(text: str) -> int:
-    """The bytes of "4GB", "500 MB" or "2GiB"."""
-    match = re.fullmatch(r"([0-9.]+)\s*([KMGT]?)(i?)B?", str(text).strip(), flags=re.IGNORECASE)
-    try:
-        number, unit, binary = float(match[1]), match[2].upper(), match[3]
-    except (TypeError, ValueError):
-        raise ValueError(f"--image_cache_budget {text}: give a size such as 4GB or 500MB.") from None
-    return int(number * (1024 ** "KMGT".index(unit) * 1024 if binary and unit else _UNITS[unit]))
 
 
 def readable_size(number: int) -> str:
@@ -265,8 +231,8 @@ class ImageCache:
     def _wanted(self, posts) -> set[bytes]:
         """The keys of all pictures of the posts."""
         wanted, folders = set(), set()
-        for sources in _all_sources(posts):
-            for source in sources:
+        for _, _, chunk in posts.image_sources():  # of a stream nothing is known beforehand
+            for source in chain.from_iterable(chunk):
                 wanted.add(self.key(source))
                 if isinstance(source, str):
                     folders.add(os.path.dirname(source))
@@ -385,15 +351,6 @@ def _digest_of_settings(image_processor) -> bytes:
     libraries = [f"{name}={features.version(name)}" for name in ("jpg", "libjpeg_turbo", "zlib", "webp", "libtiff")]
     code = Path(inspect.getfile(type(image_processor))).read_bytes()
     return _digest(" ".join([*settings, PIL.__version__, *libraries]).encode(), code)
-
-
-def _all_sources(posts) -> Iterator[list[str | bytes]]:
-    """The pictures of every post, few of the stored ones in memory at once."""
-    for dataset in posts.splits.values():
-        if isinstance(dataset, datasets.Dataset):  # of a stream nothing is known beforehand
-            dataset = dataset.select_columns(["images"])
-            for start in range(0, len(dataset), 64):
-                yield from dataset[start : start + 64]["images"]
 
 
 def _pixels_of(index: Path) -> Path:

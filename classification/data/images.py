@@ -4,20 +4,15 @@ A picture's source is the absolute path of a file or the bytes of one; `load_rgb
 in training and in prediction alike.
 """
 
-import base64
-import binascii
-import hashlib
 import json
 import os
-import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from io import BytesIO
 
-import datasets
 from PIL import Image
 from tqdm.auto import tqdm
 from transformers.utils import logging
@@ -25,32 +20,12 @@ from transformers.utils import logging
 from ...processing_hf_mamba import load_rgb_image
 from ..support.processes import usable_cores
 from .columns import is_missing
+from .image_sources import is_encoded, source_key
+from .posts import Posts
 from .raw_split import STORED, RawSplit
 
 
 logger = logging.get_logger(__name__)
-
-# How files of JPEG, PNG, GIF, WebP, TIFF (two) and BMP begin in base64. "/9j/" begins paths too: see the length below.
-_BASE64_START = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "SUkq", "TU0A", "Qk")
-_BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}\s*")
-
-
-def is_encoded(source: str) -> bool:
-    """Whether a string is a picture in base64 or a data: URL, and not a path."""
-    return source.startswith("data:") or (source.startswith(_BASE64_START) and bool(_BASE64.fullmatch(source)))
-
-
-def _decoded(source: str) -> bytes | str:
-    """The bytes of a picture in base64; a string that is none after all stays, to be told as unreadable."""
-    try:
-        return base64.b64decode("".join(source.rpartition(",")[2].split()), validate=True)
-    except (binascii.Error, ValueError):
-        return source
-
-
-def source_key(source: str | bytes) -> str:
-    """A short name that two sources share only if they are the same picture: the path, or a digest of the bytes."""
-    return source if isinstance(source, str) else hashlib.sha1(source, usedforsecurity=False).hexdigest()
 
 
 def as_paths(value, where: str, column: str) -> list[str]:
@@ -80,41 +55,6 @@ def _from_dict(entry):
     if isinstance(entry.get("bytes"), str) and entry["bytes"]:
         return entry["bytes"] if entry["bytes"].startswith("data:") else f"data:;base64,{entry['bytes']}"
     return entry["path"] if isinstance(entry.get("path"), str) else entry
-
-
-class UnpackImages:
-    """
-    The transform under which the `images` of a row are sources: paths (str) or encoded pictures (bytes).
-
-    Args:
-        folder: where relative paths start
-        max_images: no more than the first so many; None for all
-        left_out: the keys of unreadable pictures, that the posts do without
-    """
-
-    def __init__(self, folder: str | None = None, max_images: int | None = None, left_out=frozenset()):
-        self.folder, self.max_images, self.left_out = folder, max_images, left_out
-
-    def __call__(self, batch: dict) -> dict:
-        if "images" in batch:
-            batch["images"] = [self.sources(cell) for cell in batch["images"]]
-        return batch
-
-    def without(self, left_out) -> "UnpackImages":
-        return UnpackImages(self.folder, self.max_images, self.left_out | left_out)
-
-    def sources(self, cell) -> list[str | bytes]:
-        """One cell: a path, bytes, base64, {"bytes", "path"}, a list of these, or None."""
-        sources = [self._source(entry) for entry in (cell if isinstance(cell, list) else [cell])]
-        sources = [source for source in sources if source is not None][: self.max_images]
-        return [source for source in sources if source_key(source) not in self.left_out] if self.left_out else sources
-
-    def _source(self, entry):
-        if isinstance(entry, dict):
-            entry = entry["bytes"] if entry.get("bytes") is not None else entry.get("path")
-        if isinstance(entry, str) and is_encoded(entry):
-            return _decoded(entry)
-        return os.path.abspath(os.path.join(self.folder or "", entry)) if isinstance(entry, str) and entry else entry
 
 
 @dataclass
@@ -203,24 +143,12 @@ def why_unreadable(source: str | bytes) -> str | None:
         return str(error)
 
 
-def _stored_splits(posts):
-    return {split: dataset for split, dataset in posts.splits.items() if isinstance(dataset, datasets.Dataset)}
-
-
-def _chunks(posts) -> Iterator[tuple[str, int, list[list[str | bytes]]]]:
-    """Every split's pictures, 64 posts at a time, so that few of the stored ones lie in memory at once."""
-    for split, dataset in _stored_splits(posts).items():
-        dataset = dataset.select_columns(["images"])
-        for start in range(0, len(dataset), 64):
-            yield split, start, dataset[start : start + 64]["images"]
-
-
-def find_bad_images(posts, *, num_threads: int | None = None, progress: bool = True) -> list[BadImage]:
+def find_bad_images(posts: Posts, *, num_threads: int | None = None, progress: bool = True) -> list[BadImage]:
     """
     Decodes every picture once, so that a damaged one is found before training and not in the middle of it.
 
     Args:
-        posts: Posts; streamed ones are not looked at. If they have an `image_cache`, it is filled by the way
+        posts: streamed ones are not looked at. If they have an `image_cache`, it is filled along the way
         num_threads: None for as many as there are cores
 
     Returns:
@@ -228,7 +156,7 @@ def find_bad_images(posts, *, num_threads: int | None = None, progress: bool = T
     """
     bad, reasons, cache = [], {}, posts.image_cache
     why = why_unreadable if cache is None else cache.why_unreadable
-    total = sum(map(len, _stored_splits(posts).values()))
+    total = sum(map(len, posts.stored.values()))
     with (
         warnings.catch_warnings(),
         nullcontext() if cache is None else cache.filling(posts),
@@ -236,7 +164,7 @@ def find_bad_images(posts, *, num_threads: int | None = None, progress: bool = T
         tqdm(total=total, desc="Checking pictures", unit=" posts", disable=not progress) as bar,
     ):
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # reported as unreadable
-        for split, start, chunk in _chunks(posts):
+        for split, start, chunk in posts.image_sources():
             keys = [[source_key(source) for source in sources] for sources in chunk]
             new = {k: s for row, sources in zip(keys, chunk) for k, s in zip(row, sources) if k not in reasons}
             reasons |= zip(new, pool.map(why, new.values()))

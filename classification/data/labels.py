@@ -21,8 +21,9 @@ import numpy as np
 from datasets import ClassLabel, List, Value
 from transformers.utils import logging
 
+from ..support.messages import did_you_mean
 from .columns import is_missing, mend
-from .sources import RawSplit, did_you_mean
+from .raw_split import RawSplit
 
 
 logger = logging.get_logger(__name__)
@@ -277,24 +278,6 @@ def _are_booleans(names):
     return {name.lower() for name in names} <= {"true", "false"}
 
 
-def set_aside(values: Sequence, problem_type: str, share: float, seed: int) -> list[int]:
-    """
-    The rows, in order, to set aside for another split: `share` of all, the same for the same seed. Of every class
-    alike for single labels, at random otherwise. Empty if there are too few.
-    """
-    classes = np.array(values) if problem_type == SINGLE else np.zeros(len(values), dtype=int)
-    counts = np.bincount(classes)
-    quota = share * counts
-    sizes = np.floor(quota).astype(int)
-    # rounding: the largest remainders get the rows that are left, and every class keeps a row to train on
-    left = max(1, round(share * len(classes))) - sizes.sum()
-    sizes[np.argsort(sizes - quota, kind="stable")[:left]] += 1
-    sizes = np.minimum(sizes, np.maximum(counts - 1, 0))
-    generator = np.random.default_rng(seed)
-    picked = [generator.permutation(np.flatnonzero(classes == label))[:size] for label, size in enumerate(sizes)]
-    return sorted(np.concatenate(picked).tolist())
-
-
 def is_varied(values: Sequence) -> bool:
     """Whether there is anything to tell apart."""
     return len(np.unique(np.asarray(values), axis=0)) > 1
@@ -311,50 +294,3 @@ def label_id(name: str, names: Sequence[str], flag: str) -> int:
         return list(names).index(name)
     known = ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
     raise ValueError(f"{flag} {name}: there is no such label.{did_you_mean(name, names)} Labels: {known}.")
-
-
-def resolve_class_weights(asked, posts) -> list[float] | None:
-    """
-    What --class_weights asks for as a weight for each label, in their order; None for none.
-
-    "auto" gives each label the inverse of its frequency in training, scaled to a mean of 1 over the labels that occur
-    there (a label that doesn't gets 1: it has no loss). With several labels per post the weight multiplies a label's
-    whole loss, of posts that have it and that don't: it balances labels among each other, not yes against no.
-
-    Args:
-        asked: "none", "auto", {label: weight} with 1 for labels not named, or a list of numbers
-        posts: `Posts`; "auto" counts its training split
-
-    Raises:
-        ValueError: regression, "auto" without training posts, an unknown label, a wrong number of weights, or a weight
-            that is negative.
-    """
-    names = posts.label_names
-    if asked in (None, "none"):
-        return None
-    if posts.problem_type == REGRESSION:
-        raise ValueError(
-            "--class_weights is for classes and labels, but the problem type is regression: leave it out."
-        )
-    if asked == "auto":
-        if "train" not in posts.splits:
-            raise ValueError("--class_weights auto counts the training posts, and there are none: leave it out.")
-        values = np.asarray(posts.column("train", "label"))
-        counts = values.sum(0) if values.ndim == 2 else np.bincount(values, minlength=len(names))
-        inverse = 1 / np.maximum(counts, 1)
-        weights = np.where(counts > 0, inverse / inverse[counts > 0].mean(), 1.0)
-        return [round(float(weight), 6) for weight in weights]
-    if isinstance(asked, dict):
-        weights = [1.0] * len(names)
-        for name, weight in asked.items():
-            weights[label_id(name, names, "--class_weights")] = float(weight)
-    else:
-        weights = [float(weight) for weight in asked]
-    if len(weights) != len(names):
-        raise ValueError(
-            f"--class_weights has {len(weights)} numbers for {len(names)} labels: give one for each, in the order "
-            f'{", ".join(names[:20])}, or name them as {{"{names[0]}": 2.0}}.'
-        )
-    if any(not 0 <= weight < math.inf for weight in weights):
-        raise ValueError(f"--class_weights {asked}: every weight must be 0 or more.")
-    return weights

@@ -1,100 +1,95 @@
-"""What becomes of posts with unreadable pictures and of empty posts: an error, or they are left out and counted.
+"""What becomes of posts with unreadable images and of empty posts: an error, or they are left out and counted.
 
-Nothing is left out unseen: each time a warning says how many posts or pictures, and names the first; `Posts.dropped`
+Nothing is left out silently: each time a warning says how many posts or images, and names the first; `Posts.dropped`
 keeps the counts for the reports.
 """
 
-from collections.abc import Iterable
-
-from transformers.utils import logging
+from collections.abc import Mapping, Sequence
 
 from .columns import MODALITIES
-from .images import BadImage, UnpackImages, find_bad_images
+from .images import BadImage, find_bad_images
+from .posts import BAD_IMAGE, EMPTY_POST, Posts
 
 
-logger = logging.get_logger(__name__)
-
-ON_BAD_IMAGE = ("error", "drop", "keep_text")
-ON_EMPTY_POST = ("error", "drop")
-
-# The counts of Posts.dropped
-BAD_IMAGE, EMPTY_POST, IMAGES_LEFT_OUT = "posts with a bad picture", "empty posts", "pictures left out"
+_SHOWN = 5  # images that an error names
 
 
-def check_images(posts, *, on_bad_image: str = "error", on_empty_post: str = "error", progress: bool = True) -> None:
-    """`find_bad_images` and `settle_bad_images` at once, for a single process."""
+def check_images(posts: Posts, *, progress: bool = True) -> None:
+    """
+    Decodes every image once and refuses unreadable ones; an `image_cache` of the posts is filled along the way.
+
+    Raises:
+        ValueError: names the first unreadable images by row and path, and says how many there are.
+    """
+    apply_on_bad_image(posts, find_bad_images(posts, progress=progress))
+
+
+def leave_out_bad_images(
+    posts: Posts, *, on_bad_image: str, on_empty_post: str = "error", progress: bool = True
+) -> None:
+    """Like `check_images`, but leaves out what can't be read, see `apply_on_bad_image`. For a single process."""
     bad = find_bad_images(posts, progress=progress)
-    settle_bad_images(posts, bad, on_bad_image=on_bad_image, on_empty_post=on_empty_post)
+    apply_on_bad_image(posts, bad, on_bad_image=on_bad_image, on_empty_post=on_empty_post)
 
 
-def settle_bad_images(
-    posts, bad: list[BadImage], *, on_bad_image: str = "error", on_empty_post: str = "error"
+def apply_on_bad_image(
+    posts: Posts, bad: Sequence[BadImage], *, on_bad_image: str = "error", on_empty_post: str = "error"
 ) -> None:
     """
-    Does with unreadable pictures what the flags say.
+    Does with unreadable images what the flags say.
 
     Args:
-        posts: Posts; changed in place
+        posts: changed in place unless `on_bad_image` is "error"
         bad: what `find_bad_images` found, the same in all processes
 
     Raises:
-        ValueError: names the first unreadable pictures by row and path, and says how many there are.
+        ValueError: `on_bad_image` is "error": names the first unreadable images by row and path, and says how many
+            there are.
     """
     if not bad:
         return
-    distinct = {}
+    distinct: dict[str, BadImage] = {}
     for image in bad:
         distinct.setdefault(image.key, image)
-    examples = list(distinct.values())[:5]
+    examples = list(distinct.values())[:_SHOWN]
     shown = "\n".join(f"  {image.split}: {posts.where(image.split, image.row)}: {image.why}" for image in examples)
-    more = f"\n  and {len(distinct) - 5} more" if len(distinct) > 5 else ""
+    more = f"\n  and {len(distinct) - _SHOWN} more" if len(distinct) > _SHOWN else ""
     what = f"{len(distinct)} pictures (column {posts.columns.get('image')!r}) can't be read:\n{shown}{more}"
     if on_bad_image == "error":
         raise ValueError(
             f"{what}\nReplace these files, drop their rows, or go on without them by --on_bad_image drop or keep_text."
         )
-    _say(posts, what)
+    posts.report(what)
     for split in list(posts.splits):
-        of_row = {}
+        keys_of: dict[int, list[str]] = {}
         for image in bad:
             if image.split == split:
-                of_row.setdefault(image.row, []).append(image.key)
-        leave_out_images(posts, split, of_row, on_bad_image, on_empty_post)
+                keys_of.setdefault(image.row, []).append(image.key)
+        leave_out(posts, split, keys_of, on_bad_image, on_empty_post)
 
 
-def leave_out_images(posts, split: str, of_row: dict[int, list[str]], on_bad_image: str, on_empty_post: str) -> None:
+def leave_out(
+    posts: Posts, split: str, keys_of: Mapping[int, Sequence[str]], on_bad_image: str, on_empty_post: str
+) -> None:
     """
-    Drops posts with bad pictures, or these pictures alone, and then the posts that are empty without them.
+    Drops posts with bad images, or these images alone, and then the posts that are empty without them.
 
     Args:
-        posts: Posts; changed in place
-        of_row: row of the split -> the keys (`source_key`) of its bad pictures, one for each use
+        posts: changed in place
+        keys_of: row of the split -> the keys (`source_key`) of its bad images, one for each use
     """
-    if not of_row:
+    if not keys_of:
         return
     if on_bad_image == "drop":
-        return _drop(
-            posts, split, of_row, BAD_IMAGE, "a picture of theirs is missing or can't be read (--on_bad_image)"
-        )
-    dataset = posts.splits[split]
-    unpack = dataset.format["format_kwargs"].get("transform") or UnpackImages()
-    keys = frozenset(key for keys in of_row.values() for key in keys)
-    posts.splits[split] = dataset.with_transform(unpack.without(keys))
-    for row, keys in of_row.items():
-        posts.num_images[split][row] -= len(keys)
-    count = sum(map(len, of_row.values()))
-    _count(posts, split, IMAGES_LEFT_OUT, count)
-    _say(
-        posts,
-        f"{split}: {count} pictures of {len(of_row)} posts are missing or can't be read and are left out, the posts "
-        f"stay (--on_bad_image keep_text). They are: {_examples(posts, split, of_row)}.",
-    )
-    settle_empty_posts(posts, split, on_empty_post)
+        why = "a picture of theirs is missing or can't be read (--on_bad_image)"
+        return posts.drop(split, keys_of, BAD_IMAGE, why)
+    posts.leave_out_images(split, keys_of, "are missing or can't be read")
+    apply_on_empty_post(posts, split, on_empty_post)
 
 
-def settle_empty_posts(posts, split: str, on_empty_post: str) -> None:
+def apply_on_empty_post(posts: Posts, split: str, on_empty_post: str) -> None:
     """
-    Drops posts that have neither text nor picture.
+    Drops posts that have neither text nor image.
 
     Raises:
         ValueError: there are some, and `on_empty_post` is "error".
@@ -111,47 +106,17 @@ def settle_empty_posts(posts, split: str, on_empty_post: str) -> None:
             f"{posts.where(split, empty[0])}: the post has {what} ({len(empty)} of {len(texts)} rows). Drop such rows "
             "(--on_empty_post drop does), or give them a text or a picture."
         )
-    _drop(posts, split, empty, EMPTY_POST, f"they have {what} (--on_empty_post)")
+    posts.drop(split, empty, EMPTY_POST, f"they have {what} (--on_empty_post)")
 
 
-def _drop(posts, split: str, rows: Iterable[int], reason: str, why: str) -> None:
-    rows, total = sorted(rows), len(posts.splits[split])
-    gone = set(rows)
-    kept = [row for row in range(total) if row not in gone]
-    raw, origin = posts.origins[split]
-    lost = " There are no predictions for them." if split == "test" else ""
-    _say(
-        posts,
-        f"{split}: {len(rows)} of {total} posts are dropped: {why}.{lost} They are: {_examples(posts, split, rows)}.",
-    )
-    posts.splits[split] = posts.splits[split].select(kept)
-    posts.origins[split] = raw, [origin[row] for row in kept]
-    posts.num_images[split] = [posts.num_images[split][row] for row in kept]
-    _count(posts, split, reason, len(rows))
-
-
-def check_some_are_left(posts) -> None:
+def check_some_are_left(posts: Posts) -> None:
     """
     Refuses to go on with a split whose posts were all dropped.
 
     Raises:
         ValueError: names it, and why they were.
     """
-    for split, rows in posts.origins.items():
-        if not len(rows[1]):
+    for split, (raw, rows) in posts.origins.items():
+        if not len(rows):
             counts = ", ".join(f"{number} {reason}" for reason, number in posts.dropped[split].items())
-            raise ValueError(f"{rows[0].place}: no {split} post is left, all were dropped ({counts}). Check the data.")
-
-
-def _say(posts, message):
-    logger.log(logging.DEBUG if posts.quiet else logging.WARNING, message)
-
-
-def _examples(posts, split, rows):
-    raw, origin = posts.origins[split]
-    return raw.where_all([origin[row] for row in sorted(rows)])
-
-
-def _count(posts, split, reason, count):
-    counts = posts.dropped.setdefault(split, {})
-    counts[reason] = counts.get(reason, 0) + count
+            raise ValueError(f"{raw.place}: no {split} post is left, all were dropped ({counts}). Check the data.")

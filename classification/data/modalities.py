@@ -2,6 +2,9 @@
 
 import numpy as np
 import torch
+from datasets import Dataset
+
+from .posts import in_chunks
 
 
 WITHOUT = {"text": {"text": None}, "images": {"images": []}}
@@ -16,16 +19,14 @@ def has_both(row: dict) -> bool:
     return row.get("text") is not None and bool(row.get("images"))
 
 
-def rows_with_both(posts) -> list[int]:
+def rows_with_both(rows: Dataset) -> list[int]:
     """The numbers of the rows of a split that have a text and an image."""
-    columns = [name for name in ("text", "images") if name in posts.column_names]
-    posts = posts.select_columns(columns)
-    found = []
-    for start in range(0, len(posts), 64):  # in small lists: a data set may hold the pictures themselves
-        part = posts[start : start + 64]
-        rows = [dict(zip(part, cells)) for cells in zip(*part.values())]
-        found += [start + index for index, row in enumerate(rows) if has_both(row)]
-    return found
+    columns = [name for name in ("text", "images") if name in rows.column_names]
+    both: list[int] = []
+    for start, part in in_chunks(rows, columns):
+        posts = [dict(zip(part, cells)) for cells in zip(*part.values())]
+        both += [start + index for index, post in enumerate(posts) if has_both(post)]
+    return both
 
 
 class _Rows(torch.utils.data.Dataset):

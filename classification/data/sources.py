@@ -1,6 +1,5 @@
 """What the flags name, as raw splits: files, image folders, `datasets` folders and the Hub."""
 
-import difflib
 import os
 from pathlib import Path
 
@@ -8,12 +7,11 @@ import datasets
 from PIL import Image
 from transformers.utils import logging
 
-from ..support.hub import one_line
-from .raw_split import STORED, RawSplit, dataset_cells
-from .table_files import read_csv, read_json, read_jsonl, read_parquet, read_text, read_tsv
+from ..support.messages import did_you_mean, one_line
+from .arguments import FILE_FLAGS, DataArguments
+from .raw_split import RawSplit, dataset_cells
+from .table_files import read_csv, read_json, read_jsonl, read_parquet, read_tsv
 
-
-__all__ = ["STORED", "RawSplit", "did_you_mean", "read_dataset", "read_file", "read_splits", "read_text"]
 
 logger = logging.get_logger(__name__)
 
@@ -27,12 +25,12 @@ FILE_READERS = {".csv": read_csv, ".tsv": read_tsv, ".jsonl": read_jsonl, ".json
 FILE_READERS |= {f"{suffix}.gz": reader for suffix, reader in FILE_READERS.items()} | {".parquet": read_parquet}
 
 
-def read_splits(args) -> tuple[dict[str, RawSplit], str]:
+def read_splits(args: DataArguments) -> tuple[dict[str, RawSplit], str]:
     """
     Reads what the flags name.
 
     Args:
-        args: DataArguments
+        args: checked by `check_data_arguments`
 
     Returns:
         The splits among train, validation and test, in this order, and what they come from, for people.
@@ -40,18 +38,12 @@ def read_splits(args) -> tuple[dict[str, RawSplit], str]:
     Raises:
         FileNotFoundError, ValueError: names the file or flag, what was found and what would be right.
     """
-    flags = {"train": "train_file", "validation": "validation_file", "test": "test_file"}
-    files = {split: getattr(args, flag) for split, flag in flags.items() if getattr(args, flag)}
-    if args.dataset_name and files:
-        given = ", ".join(f"--{flags[split]}" for split in files)
-        raise ValueError(f"--dataset_name and {given} are both given: leave one of them out.")
-    if files:
-        splits = {split: read_file(path, f"--{flags[split]}") for split, path in files.items()}
-        source = "the files " + ", ".join(os.path.basename(path) for path in files.values())
-    elif args.dataset_name:
+    if args.dataset_name:
         splits, source = read_dataset(args.dataset_name, args.dataset_config_name)
     else:
-        raise ValueError("No data: give --dataset_name, or --train_file, --validation_file or --test_file.")
+        files = {split: getattr(args, flag) for split, flag in FILE_FLAGS.items() if getattr(args, flag)}
+        splits = {split: read_file(path, f"--{FILE_FLAGS[split]}") for split, path in files.items()}
+        source = "the files " + ", ".join(os.path.basename(path) for path in files.values())
     for raw in splits.values():
         if not len(raw):
             raise ValueError(f"{raw.place} holds no row: a split needs at least one post.")
@@ -198,10 +190,3 @@ def _splits_of(loaded, place: str, folder: str | None) -> dict[str, RawSplit]:
     if not splits:
         raise ValueError(f"{place} has the splits {', '.join(loaded)}; none is called train, validation or test.")
     return splits
-
-
-def did_you_mean(name: str, candidates) -> str:
-    """' Did you mean ...?' for the candidate nearest to a misspelt name, or nothing."""
-    by_lower = {str(candidate).lower(): candidate for candidate in candidates}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
-    return f" Did you mean {by_lower[close[0]]!r}?" if close else ""

@@ -17,7 +17,8 @@ import torch
 from datasets.utils.file_utils import xopen
 from transformers.utils import logging
 
-from ..support.hub import one_line
+from ..support.messages import one_line
+from .arguments import DataArguments
 from .raw_split import RawSplit, dataset_cells
 from .sources import SPLIT_NAMES
 
@@ -27,13 +28,13 @@ logger = logging.get_logger(__name__)
 CHUNK = 64  # posts that are read at a time
 
 
-def read_streams(args, wanted: Iterable[str] = tuple(SPLIT_NAMES)) -> tuple[dict[str, RawSplit], str]:
+def read_streams(args: DataArguments, wanted: Iterable[str] = tuple(SPLIT_NAMES)) -> tuple[dict[str, RawSplit], str]:
     """
     Like `read_splits`, by streaming: of train the first --stream_first_pass rows with the whole as `stream`, of the
     others all rows or the first --max_eval_samples and --max_predict_samples.
 
     Args:
-        args: DataArguments
+        args: checked by `check_data_arguments`
         wanted: the splits to read
 
     Raises:
@@ -69,14 +70,8 @@ def read_streams(args, wanted: Iterable[str] = tuple(SPLIT_NAMES)) -> tuple[dict
 
 def _open_streams(args):
     name = args.dataset_name
-    if name is None or args.train_file or args.validation_file or args.test_file:
-        raise ValueError("--streaming goes with --dataset_name alone: files are read where they lie.")
     if any(os.path.isfile(os.path.join(name, file)) for file in ("dataset_dict.json", "state.json")):
         raise ValueError(f"--streaming: {name} is mapped into memory as it is. Leave the flag out.")
-    if args.test_split > 0:
-        raise ValueError("--test_split needs posts that can be counted: leave it out with --streaming.")
-    if args.stream_first_pass < 2 or args.stream_shuffle_buffer < 1:
-        raise ValueError("--stream_first_pass must be 2 or more, --stream_shuffle_buffer 1 or more.")
     try:
         streams = datasets.load_dataset(name, args.dataset_config_name, streaming=True)
         return {split: stream._resolve_features().decode(False) for split, stream in streams.items()}

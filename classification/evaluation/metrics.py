@@ -11,6 +11,7 @@ import evaluate
 import numpy as np
 
 from ..data.labels import MULTI, REGRESSION, SINGLE
+from ..data.posts import Posts
 from .bootstrap import RESAMPLES, bootstrap_intervals
 
 
@@ -294,6 +295,11 @@ def baseline_of(values: Sequence, problem_type: str):
     if problem_type == SINGLE:
         return int(np.bincount(values).argmax())
     return float(values.mean()) if problem_type == REGRESSION else (values.mean(axis=0) > 0.5).astype(int).tolist()
+
+
+def baseline_of_posts(posts: Posts) -> int | float | list[int] | None:
+    """`baseline_of` the training posts; None without a training split."""
+    return baseline_of(posts.column("train", "label"), posts.problem_type) if "train" in posts.splits else None
 
 
 def compute_metrics_for_trainer(metrics: PostMetrics | Sequence[str]):

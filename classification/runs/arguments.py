@@ -18,7 +18,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from ...configuration_hf_mamba import CHOICES, HFMambaConfig
-from ..data.loading import DataArguments
+from ..data.arguments import DataArguments
 from ..evaluation.calibration import CALIBRATE_METRICS
 from ..evaluation.metrics import LOWER_IS_BETTER
 from ..support.files import PACKAGE_FOLDER

@@ -17,6 +17,7 @@ from transformers import HfArgumentParser
 
 from hf_mamba.classification.data import DataArguments, PostCollator, check_images, load_posts
 from hf_mamba.classification.data.vocabulary import train_wordpiece
+from hf_mamba.classification.evaluation.metrics import baseline_of_posts
 from hf_mamba.classification.training.trainer import PixelScale
 from hf_mamba.processing_hf_mamba import HFMambaImageProcessor, HFMambaProcessor, build_wordpiece_tokenizer
 
@@ -84,7 +85,7 @@ def test_jsonl_gives_the_four_columns_in_file_order(folder):
         assert row["text"] == post["text"]
         assert row["images"] == [str(folder / post["image"])]
         assert posts.label_names[row["label"]] == post["label"]
-    assert posts.baseline == 1
+    assert baseline_of_posts(posts) == 1
     assert posts.where("train", 4) == f"{folder / 'train.jsonl'}, line 5"
 
 
@@ -230,7 +231,7 @@ def test_without_training_the_checkpoints_labels_rule(folder):
     posts = load(folder, label_names=["yes", "maybe", "no"], validation_file="validation.jsonl")
     assert posts.label_names == ["yes", "maybe", "no"]
     assert list(posts.splits["validation"]["label"]) == [2, 0, 0, 2, 0, 0]
-    assert posts.baseline is None
+    assert baseline_of_posts(posts) is None
     with pytest.raises(ValueError, match=r"line 1: the label 'no' is unknown to the checkpoint.*'yes'"):
         load(folder, label_names=["yes"], validation_file="validation.jsonl")
 

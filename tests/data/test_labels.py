@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from hf_mamba.classification.data import DataArguments, PostCollator, load_posts
-from hf_mamba.classification.data.labels import resolve_class_weights
 from hf_mamba.classification.data.vocabulary import train_wordpiece
+from hf_mamba.classification.evaluation.metrics import baseline_of_posts
+from hf_mamba.classification.training.class_weights import resolve_class_weights
 from hf_mamba.processing_hf_mamba import HFMambaImageProcessor, HFMambaProcessor, build_wordpiece_tokenizer
 
 
@@ -127,10 +128,10 @@ def test_validation_is_cut_at_random_where_there_are_no_classes(tmp_path, cells)
 
 
 def test_the_baseline_is_that_of_training(tmp_path):
-    assert load(tmp_path, ["b", "a", "b"]).baseline == 1
-    assert load(tmp_path, [["b"], ["a", "b"], []]).baseline == [0, 1]
-    assert load(tmp_path, [0.5, 1, 3]).baseline == 1.5
-    assert load(tmp_path, ["a"], label_names=["a"]).baseline is None
+    assert baseline_of_posts(load(tmp_path, ["b", "a", "b"])) == 1
+    assert baseline_of_posts(load(tmp_path, [["b"], ["a", "b"], []])) == [0, 1]
+    assert baseline_of_posts(load(tmp_path, [0.5, 1, 3])) == 1.5
+    assert baseline_of_posts(load(tmp_path, ["a"], label_names=["a"])) is None
 
 
 @pytest.mark.parametrize(

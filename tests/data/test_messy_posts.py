@@ -12,7 +12,7 @@ import torch
 from documented import Cases, load, load_rows, picture, processor_for, rows_of, write_jsonl
 from PIL import Image
 
-from hf_mamba.classification.data import PostCollator, check_images
+from hf_mamba.classification.data import PostCollator, check_images, leave_out_bad_images
 from hf_mamba.classification.data.vocabulary import train_wordpiece
 from hf_mamba.processing_hf_mamba import load_rgb_image
 
@@ -342,8 +342,8 @@ def load_bad(folder, source, **flags):
     return load(folder / "posts.parquet", **flags)
 
 
-def settle(posts, **flags):
-    check_images(posts, progress=False, **flags)
+def left(posts, **flags):
+    leave_out_bad_images(posts, progress=False, **flags)
     return [(row["id"], len(row["images"])) for row in posts.splits["train"]]
 
 
@@ -359,19 +359,19 @@ def numbered(source, rows):
 @pytest.mark.parametrize("source", SOURCES)
 def test_posts_with_bad_pictures_are_dropped(folder, source, caplog):
     posts = load_bad(folder, source, on_bad_image="drop")
-    assert settle(posts, on_bad_image="drop") == numbered(source, [(5, 1), (6, 0)])
+    assert left(posts, on_bad_image="drop") == numbered(source, [(5, 1), (6, 0)])
     assert posts.dropped == {"train": {"posts with a bad picture": 4}}  # one is missing, three are broken
     assert "1 pictures (column 'image') can't be read" in caplog.text
     assert "train: 3 of 5 posts are dropped: a picture of theirs is missing or can't be read" in caplog.text
     assert posts.where("train", 0).endswith(("line 5", "row 4 (counted from 0)"))
-    assert settle(posts) == numbered(source, [(5, 1), (6, 0)])  # nothing is left to be found
+    assert left(posts, on_bad_image="error") == numbered(source, [(5, 1), (6, 0)])  # nothing is left to be found
 
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_posts_keep_their_text_and_other_pictures(folder, source, caplog):
     flags = {"on_bad_image": "keep_text", "on_empty_post": "drop"}
     posts = load_bad(folder, source, **flags)
-    assert settle(posts, **flags) == numbered(source, [(1, 1), (2, 0), (4, 1), (5, 1), (6, 0)])
+    assert left(posts, **flags) == numbered(source, [(1, 1), (2, 0), (4, 1), (5, 1), (6, 0)])
     assert posts.dropped == {"train": {"pictures left out": 5, "empty posts": 1}}
     assert posts.num_images["train"] == [1, 0, 1, 1, 0]
     assert (
@@ -381,12 +381,12 @@ def test_posts_keep_their_text_and_other_pictures(folder, source, caplog):
     batch = PostCollator(processor_for("one two four five six"))(list(posts.splits["train"]))
     assert batch["pixel_attention_mask"].sum(1).tolist() == [4, 0, 4, 4, 0]
     with pytest.raises(ValueError, match=r"(line 3|row 2 .*): the post has neither text"):
-        settle(load_bad(folder, source, **(flags | {"on_empty_post": "error"})), on_bad_image="keep_text")
+        left(load_bad(folder, source, **(flags | {"on_empty_post": "error"})), on_bad_image="keep_text")
 
 
 def test_the_cap_counts_before_bad_pictures_are_left_out(folder):
     posts = load_bad(folder, "paths", on_bad_image="keep_text", max_images=1)
-    settle(posts, on_bad_image="keep_text", on_empty_post="drop")
+    left(posts, on_bad_image="keep_text", on_empty_post="drop")
     assert [len(row["images"]) for row in posts.splits["train"]] == [1, 0, 0, 1, 0]  # of the fourth, gone.png is first
 
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from hf_mamba import run_classification
 from hf_mamba.classification.data import PostCollator
+from hf_mamba.classification.evaluation.metrics import baseline_of_posts
 
 
 def rows_of_split(folder, count, bad=()):
@@ -60,7 +61,7 @@ def test_each_pass_has_every_post_once_in_an_order_of_its_own(hub):
 
 def test_the_first_posts_tell_labels_and_vocabulary_and_hold_no_pixels(hub):
     posts = stream(hub(train=100, test=5), stream_first_pass=30, max_predict_samples=3)
-    assert posts.label_names == ["a", "b"] and posts.baseline == 0
+    assert posts.label_names == ["a", "b"] and baseline_of_posts(posts) == 0
     assert posts.column("train", "text") == [f"post {i}" for i in range(30)]
     assert posts.sample.with_format(None)[0]["images"]["bytes"] == b""
     assert posts.counts() == "train streamed, 3 test" and "validation" not in posts.splits

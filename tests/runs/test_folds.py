@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score
 
 from hf_mamba import run_classification
 from hf_mamba.classification.data import DataArguments, load_posts
-from hf_mamba.classification.data.splits import deal_folds, rows_of_fold, same_text
+from hf_mamba.classification.data.splits import assign_folds, rows_of_fold, same_text
 from hf_mamba.classification.evaluation.predictions import read_predictions
 
 
@@ -54,7 +54,7 @@ def test_the_same_text_is_told_by_its_words():
 
 def test_numbers_and_several_labels_are_dealt_evenly():
     for labels, problem_type in ((np.random.rand(40).tolist(), "regression"), ([[1, 0]] * 20 + [[0, 1]] * 20, MULTI)):
-        counts = np.bincount(deal_folds(labels, np.arange(40), problem_type, 4, seed=0))
+        counts = np.bincount(assign_folds(labels, np.arange(40), problem_type, 4, seed=0))
         assert counts.tolist() == [10] * 4
 
 
