@@ -19,7 +19,7 @@ from hf_mamba.classification.evaluation.calibration import (
     fit_calibration,
     fit_temperature,
     probabilities,
-    quality,
+    probability_quality,
     reliability,
 )
 from hf_mamba.classification.evaluation.metrics import metrics_for
@@ -51,7 +51,7 @@ def test_the_temperature_that_was_put_in_is_found(kind, factor):
     problem_type = MULTI if kind == "several" else SINGLE
     temperature, at_bound = fit_temperature(logits, truth, problem_type)
     assert temperature == pytest.approx(factor, rel=0.08) and not at_bound
-    before, after = (quality(logits, truth, problem_type, t) for t in (1, temperature))
+    before, after = (probability_quality(logits, truth, problem_type, t) for t in (1, temperature))
     assert after["nll"] <= before["nll"] and after["ece"] < 0.03
     if factor == 3:
         assert after["ece"] < before["ece"] / 3 and after["brier"] < before["brier"]
@@ -67,12 +67,12 @@ def test_the_temperature_leaves_the_most_probable_label():
 
 def test_quality_is_what_scikit_learn_and_torch_say():
     logits, truth = overconfident(300, 2, 2)
-    got, found = quality(logits, truth, SINGLE), probabilities(logits, SINGLE)
+    got, found = probability_quality(logits, truth, SINGLE), probabilities(logits, SINGLE)
     assert got["nll"] == pytest.approx(sk.log_loss(truth, found))
     assert got["brier"] == pytest.approx(2 * sk.brier_score_loss(truth, found[:, 1]))
     logits, truth = several(300, 2)
     loss = torch.nn.functional.binary_cross_entropy_with_logits(torch.tensor(logits), torch.tensor(truth).float())
-    assert quality(logits, truth, MULTI)["nll"] == pytest.approx(loss.item(), rel=1e-5)
+    assert probability_quality(logits, truth, MULTI)["nll"] == pytest.approx(loss.item(), rel=1e-5)
 
 
 def test_the_calibration_error_by_hand():
@@ -83,9 +83,9 @@ def test_the_calibration_error_by_hand():
     assert len(rows) == 15 and {end: row["count"] for end, row in full.items()} == {10: 3, 15: 2}
     assert (full[10]["confidence"], full[10]["accuracy"]) == (pytest.approx(0.64), pytest.approx(1 / 3))
     expected = 3 / 5 * (0.64 - 1 / 3) + 2 / 5 * (1 - 0.96)
-    assert quality(logits, [0, 1, 1, 0, 0], SINGLE)["ece"] == pytest.approx(expected)
+    assert probability_quality(logits, [0, 1, 1, 0, 0], SINGLE)["ece"] == pytest.approx(expected)
     certain = np.array([[50.0, -50], [-50, 50]])  # probability 1 is in the last bin
-    assert quality(certain, [0, 1], SINGLE)["ece"] == pytest.approx(0)
+    assert probability_quality(certain, [0, 1], SINGLE)["ece"] == pytest.approx(0)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -95,7 +95,7 @@ def test_validation_posts_are_answered_no_worse(metric, seed):
     logits[:, 1] -= 2  # the threshold has something to mend
     decided = metrics_for(SINGLE, ["a", "b"])
     before, after = (
-        decided.plain_answers(logits),
+        decided.uncalibrated_predictions(logits),
         fit_calibration(logits, truth, SINGLE, ["a", "b"], metric).decide(logits),
     )
     score = sk.accuracy_score if metric == "accuracy" else lambda *args: sk.f1_score(*args, average="macro")
@@ -110,7 +110,7 @@ def test_validation_posts_are_answered_no_worse(metric, seed):
     name, of_several = ("label_accuracy" if metric == "accuracy" else "f1_macro"), metrics_for(MULTI, list("abc"))
     scores = [
         of_several.compute(predictions=answers, references=truth)[name]
-        for answers in (of_several.plain_answers(logits), found.decide(logits))
+        for answers in (of_several.uncalibrated_predictions(logits), found.decide(logits))
     ]
     assert scores[1] >= scores[0] and found.thresholds["c"] == 0.5
 
@@ -249,7 +249,7 @@ def test_predicting_needs_a_calibration_or_posts_to_fit_one_on(finished, calibra
         if path.is_file():
             (checkpoint / path.name).write_bytes(path.read_bytes())
     saved = json.loads((checkpoint / "calibration.json").read_text())
-    for wrong, part in [({"temperature": 0}, "is no calibration"), ({"label_names": ["a", "b"]}, "labels a, b")]:
+    for wrong, part in [({"temperature": 0}, "isn't a calibration"), ({"label_names": ["a", "b"]}, "labels a, b")]:
         (checkpoint / "calibration.json").write_text(json.dumps(saved | wrong))
         assert part in refused(monkeypatch, from_checkpoint(checkpoint, tmp_path / "out", *posts))
 
