@@ -9,7 +9,7 @@ def require(package, extra, flag):
         ValueError: `package` is not installed; names the extra of pyproject.toml and the flag that needs it.
     """
     if find_spec(package) is None:
-        raise ValueError(f'{flag} needs {package}, which is not installed: pip install -e ".[{extra}]".')
+        raise ValueError(f'{flag} needs {package}, which is not installed: pip install "hf-mamba[{extra}]".')
 
 
 def check_trackers(report_to):

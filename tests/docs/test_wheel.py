@@ -1,5 +1,6 @@
 """The wheel: built from a copy of the checkout, installed in an environment of its own, used away from both."""
 
+import json
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from running import command
+from running import SMALL, command
 
 from hf_mamba import run_classification
 
@@ -50,10 +51,10 @@ def python(wheel, tmp_path_factory):
     return python
 
 
-def run(python, *argv, cwd):
+def run(program, *argv, cwd):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     process = subprocess.run(
-        [python, *map(str, argv)], cwd=cwd, env={**environment, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True
+        [program, *map(str, argv)], cwd=cwd, env={**environment, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True
     )
     assert process.returncode == 0, process.stderr
     return process.stdout
@@ -66,7 +67,9 @@ def test_every_module_recipe_and_the_card_are_in_it(wheel):
         *ROOT.glob("classification/**/*.py"),
         *ROOT.glob("recipes/**/*.yaml"),
         ROOT / "model_card.md",
+        ROOT / "py.typed",
     ]
+    assert not any("results" in path.name or "ledger" in path.name for path in sources)
     assert names == {f"hf_mamba/{path.relative_to(ROOT).as_posix()}" for path in sources}
 
 
@@ -75,6 +78,34 @@ def test_readme_code_runs_from_it(python, tmp_path):
     snippet = next(s for s in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "hf_mamba" in s)
     where = run(python, "-c", f"{snippet}\nimport hf_mamba; print(hf_mamba.__file__)", cwd=tmp_path).splitlines()[-1]
     assert Path(where).is_relative_to(python.parent.parent)
+
+
+@pytest.fixture(scope="module")
+def hf_mamba(python):
+    """The console command of that environment."""
+    return python.parent / "hf-mamba"
+
+
+def test_the_console_command_explains_itself_on_a_screen(python, hf_mamba, tmp_path):
+    lines = run(hf_mamba, "--help", cwd=tmp_path).splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= 80
+    version = run(hf_mamba, "--version", cwd=tmp_path).split()[-1]
+    metadata = run(python, "-c", "from importlib.metadata import version; print(version('hf-mamba'))", cwd=tmp_path)
+    assert version == metadata.strip()
+
+
+def test_the_console_command_trains_a_recipe_of_the_package(hf_mamba, folder, tmp_path):
+    """As the quickstart does, but tiny; it trains, evaluates and predicts, as the recipe says."""
+    run(hf_mamba, "train", "quickstart", *SMALL, "--dataset_name", folder, "--output_dir", "run", cwd=tmp_path)
+    written = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"README.md", "predictions.csv", "validation_report.json", "test_report.json"} <= written
+
+
+@pytest.mark.slow
+def test_the_quickstart_runs_from_it(hf_mamba, tmp_path):
+    run(hf_mamba, "train", "quickstart", cwd=tmp_path)
+    report = json.loads((tmp_path / "outputs" / "quickstart" / "test_report.json").read_text("utf-8"))
+    assert report["metrics"]["accuracy"] > 0.9
 
 
 def test_an_output_folder_of_the_packages_name_does_no_harm(python, folder, tmp_path):

@@ -101,7 +101,7 @@ def test_a_later_trial_may_fail_and_the_first_may_not(folder, tmp_path, monkeypa
 def test_a_search_without_optuna_names_the_extra(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(extras, "find_spec", lambda name: None)
     message = refused(monkeypatch, command(folder, tmp_path / "out", "--search_trials", 2))
-    assert "--search_trials needs optuna" in message and '".[search]"' in message
+    assert "--search_trials needs optuna" in message and '"hf-mamba[search]"' in message
 
 
 @pytest.mark.parametrize(

@@ -24,4 +24,4 @@ def test_losses_and_metrics_lie_in_runs_also_of_a_resumed_run(folder, tmp_path, 
 def test_without_tensorboard_the_extra_is_named(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(extras, "find_spec", lambda name: None)
     message = refused(monkeypatch, command(folder, tmp_path / "out", "--report_to", "tensorboard"))
-    assert "--report_to tensorboard needs tensorboard" in message and '".[tensorboard]"' in message
+    assert "--report_to tensorboard needs tensorboard" in message and '"hf-mamba[tensorboard]"' in message
