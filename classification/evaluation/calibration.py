@@ -219,7 +219,7 @@ def fit_calibration(
     if problem_type == MULTI:
         for index, name in enumerate(label_names):
             truth = labels[:, index]
-            varied = is_varied(truth)  # else the posts don't show where to put it
+            varied = is_varied(truth.tolist())  # else the posts don't show where to put it
             thresholds[name] = best_threshold(predicted[:, index], truth, metric, macro=False) if varied else 0.5
     elif len(label_names) == 2:
         thresholds[label_names[1]] = best_threshold(predicted[:, 1], labels, metric, macro=True)

@@ -70,7 +70,7 @@ def evaluate_split(
     predictions, references = as_predictions(metrics, logits, output.label_ids)
     seed = trainer.args.seed
     of_trainer = {name.removeprefix(f"{split}_"): value for name, value in (output.metrics or {}).items()}
-    report = {
+    report: dict[str, Any] = {
         "split": split,
         "problem_type": metrics.problem_type,
         "num_posts": len(references),

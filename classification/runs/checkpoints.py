@@ -16,7 +16,7 @@ from ..data.vocabulary import train_wordpiece
 from ..evaluation.split_report import BASELINE_KEYS, read_baseline
 from ..support.hub import explain_hub_error, find_checkpoint
 from ..support.run_files import RESULTS_FILE
-from ..training.targets import TargetScale, start_at
+from ..training.targets import TargetScale, init_regression_head
 
 
 # Config fields that may differ from the loaded checkpoint's: they have no weights.
@@ -134,7 +134,7 @@ def new_processor_and_model(model_args, data_args, posts):
     image_processor = new_image_processor(model_args, data_args)
     model = HFMambaForSequenceClassification(config, scan_implementation=model_args.scan_implementation)
     if posts.problem_type == REGRESSION:
-        start_at(TargetScale.of(posts.column("train", "label")), model.classifier)
+        init_regression_head(model.classifier, TargetScale.of(posts.column("train", "label")))
     return HFMambaProcessor(image_processor=image_processor, tokenizer=tokenizer), model
 
 

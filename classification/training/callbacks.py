@@ -65,7 +65,7 @@ def training_callbacks(training_args: "ClassificationTrainingArguments") -> list
 class EarlyStopping(EarlyStoppingCallback):
     """transformers' callback, which leaves evaluations outside training, under another prefix, alone."""
 
-    def on_evaluate(
+    def on_evaluate(  # type: ignore[override]  # as transformers' own
         self,
         args: TrainingArguments,
         state: TrainerState,
@@ -178,4 +178,4 @@ def set_tensorboard_folder(trainer: Trainer) -> None:
     """
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
-            callback.logging_dir = str(Path(trainer.args.output_dir) / TENSORBOARD_FOLDER)
+            callback.logging_dir = str(Path(trainer.args.output_dir or "") / TENSORBOARD_FOLDER)

@@ -40,8 +40,8 @@ def resolve_class_weights(
         values = np.asarray(posts.column("train", "label"))
         counts = values.sum(0) if values.ndim == 2 else np.bincount(values, minlength=len(names))
         inverse = 1 / np.maximum(counts, 1)
-        weights = np.where(counts > 0, inverse / inverse[counts > 0].mean(), 1.0)
-        return [round(float(weight), 6) for weight in weights]
+        balanced = np.where(counts > 0, inverse / inverse[counts > 0].mean(), 1.0)
+        return [round(float(weight), 6) for weight in balanced]
     if isinstance(asked, Mapping):
         weights = [1.0] * len(names)
         for name, weight in asked.items():
