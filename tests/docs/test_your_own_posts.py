@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from huggingface_hub import HfApi
 from running import SMALL, without_numba
 
 from hf_mamba import run_classification
@@ -64,7 +65,7 @@ class Hub:
         pass
 
     def upload_folder(self, repo_id, folder_path, **kwargs):
-        self.uploads.append((repo_id, {path.name for path in Path(folder_path).iterdir()}))
+        Hub.uploads.append((repo_id, {path.name for path in Path(folder_path).iterdir()}))
         return SimpleNamespace(commit_url=f"https://huggingface.co/{repo_id}")
 
 
@@ -86,7 +87,8 @@ def done(project):
         patch.chdir(project)
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("PYTHONPATH", str(without_numba(project)))
-        patch.setattr(share, "HfApi", Hub)
+        for method in ("create_repo", "preupload_lfs_files", "upload_folder"):  # wherever the client is imported
+            patch.setattr(HfApi, method, getattr(Hub, method))
         for command in COMMANDS:
             run(command)
     return project
