@@ -19,11 +19,15 @@ _MODULE_OF = {
 }
 
 __all__ = ["__version__", *_MODULE_OF]
+# Not for users: what the model's code calls before an upload where it is part of this package (remote_code.py). A
+# checkpoint's copy of that code has no package around it, and none of this.
+_HOOKS = {"check_upload": "classification.support.upload_check"}
 
 
 def __getattr__(name):
-    if name in _MODULE_OF:
-        return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    module = _MODULE_OF.get(name) or _HOOKS.get(name)
+    if module is not None:
+        return getattr(importlib.import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

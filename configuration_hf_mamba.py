@@ -5,27 +5,13 @@ from .transformers_version import check_transformers_version  # noqa: F401 - bef
 
 # isort: split
 import math
-import re
-import shutil
 from pathlib import Path
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
-from transformers.dynamic_module_utils import get_relative_imports
-from transformers.utils import cached_file, logging
 
+from .remote_code import AUTO_MAP, check_before_upload, copy_remote_code
 
-logger = logging.get_logger(__name__)
-
-# What `trust_remote_code=True` finds in a checkpoint folder. transformers registers only the class that happens to
-# be saved, which would leave `AutoModel` out of a classifier's checkpoint: we always write the complete map.
-AUTO_MAP = {
-    "AutoConfig": "configuration_hf_mamba.HFMambaConfig",
-    "AutoModel": "modeling_hf_mamba.HFMambaModel",
-    "AutoModelForSequenceClassification": "modeling_hf_mamba.HFMambaForSequenceClassification",
-    "AutoProcessor": "processing_hf_mamba.HFMambaProcessor",
-    "AutoImageProcessor": "processing_hf_mamba.HFMambaImageProcessor",
-}
 
 CHOICES = {
     "gating": ("multiply", "add"),
@@ -36,43 +22,6 @@ CHOICES = {
     # transformers declares these, but checks only the fields of the class it decorates
     "problem_type": ("single_label_classification", "multi_label_classification", "regression", None),
 }
-
-
-def copy_remote_code(folder, name_or_path=None):
-    """
-    Copies every module that `AUTO_MAP` names, and the flat modules these import, into a checkpoint folder.
-
-    Args:
-        folder: where the checkpoint is saved. Modules that already lie there (saving into the checkout) are left.
-        name_or_path: the checkpoint this code was loaded from. transformers caches only the modules that were used,
-            so a model loaded without its processor, or the config alone, finds the rest of the code there.
-    """
-    folder = Path(folder)
-    modules = list(dict.fromkeys(f"{target.partition('.')[0]}.py" for target in AUTO_MAP.values()))
-    for module in modules:  # which grows by what each one imports
-        source = _find_module(module, name_or_path)
-        if source is None:
-            logger.warning(f"{module} was not found beside {__file__}: the checkpoint {folder} is saved without it.")
-            continue
-        imported = [f"{name}.py" for name in get_relative_imports(source)]
-        modules += [name for name in imported if name not in modules]
-        target = folder / module
-        if not (target.exists() and target.samefile(source)):
-            shutil.copyfile(source, target)
-
-
-def _find_module(module, name_or_path):
-    """The file `module` beside this one or, if it isn't there, in the checkpoint; None if it is in neither."""
-    source = Path(__file__).with_name(module)
-    if source.is_file():
-        return source
-    # transformers keeps code from the Hub in a folder named for its commit: the other modules are of that one, too
-    revision = source.parent.name if re.fullmatch("[0-9a-f]{40}", source.parent.name) else None
-    try:
-        found = cached_file(name_or_path, module, revision=revision) if name_or_path else None
-    except OSError:  # the checkpoint has no such file, is gone, or can't be reached now
-        found = None
-    return found and Path(found)
 
 
 @strict
@@ -272,6 +221,11 @@ class HFMambaConfig(PreTrainedConfig):
         Path(save_directory).mkdir(parents=True, exist_ok=True)
         copy_remote_code(save_directory, self.name_or_path)
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
+        """The one way to the Hub, for `push_to_hub` and `save_pretrained(push_to_hub=True)`: checked before it."""
+        check_before_upload(self, working_dir, repo_id)
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     def _get_files_timestamps(self, working_dir):
         """Without those of the code: it lies there before transformers asks, which would take it for uploaded."""

@@ -21,25 +21,20 @@ from .transformers_version import check_transformers_version  # noqa: F401 - bef
 
 # isort: split
 import math
-from itertools import zip_longest
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
-from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
-from .causal_conv import causal_conv_silu
-from .clean_room import add_reports, check_checkpoint
+from .block_layers import RMSNorm, TimeStepProjection, UndecayedParameters, causal_conv_silu
 from .configuration_hf_mamba import HFMambaConfig
-from .packed_sequence import PackedSequence, as_mask, block_diagonal, pool, take_positions
-from .rms_norm import RMSNorm
-from .selective_scan import check_scan_implementation, resolve_scan_implementation, selective_scan
+from .packed_sequence import PackedSequence, as_mask, pool, take_positions
+from .pretrained_hf_mamba import HFMambaPreTrainedModel, classification_loss, problem_type_of
+from .selective_scan import check_scan_implementation, selective_scan
 from .self_attention import HFMambaAttention
-from .time_step_projection import TimeStepProjection
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -96,15 +91,6 @@ class HFMambaEmbeddings(nn.Module):
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Section 2.2, Mamba block
-
-
-class UndecayedParameters(nn.Module):
-    """A (as log(-A)) and the skip D of Eq. 3, one row per channel."""
-
-    def __init__(self, e, s):
-        super().__init__()
-        self.A_log = nn.Parameter(torch.empty(e, s))
-        self.D = nn.Parameter(torch.empty(e))
 
 
 class HFMambaSSM(nn.Module):
@@ -223,70 +209,6 @@ class HFMambaStack(nn.Module):
 # Section 2.3, hierarchical fusion
 
 
-class HFMambaPreTrainedModel(PreTrainedModel):
-    """Initialisation, loading and saving."""
-
-    config_class = HFMambaConfig
-    base_model_prefix = "model"
-    main_input_name = "input_ids"
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["HFMambaBlock"]
-    _supports_sdpa = True
-
-    def __init__(self, config: HFMambaConfig, *args, **kwargs):
-        super().__init__(config, *args, **kwargs)
-        if config.backbone == "mamba":  # A_log decides how long the state remembers: bf16 is too coarse
-            self._keep_in_fp32_modules_strict = ["bias_like"]
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        """The single truth about initial values; linear layers as in Mamba's reference code, i.e. PyTorch's own."""
-        if isinstance(module, TimeStepProjection):
-            self._init_time_step(module)
-        elif isinstance(module, (nn.Linear, nn.Conv1d)):
-            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-            if module.bias is not None:
-                fan_in = module.weight[0].numel()
-                init.uniform_(module.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
-        elif isinstance(module, nn.Embedding):
-            init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
-        elif isinstance(module, nn.RMSNorm):
-            init.ones_(module.weight)
-        elif isinstance(module, UndecayedParameters):
-            e, s = module.A_log.shape
-            init.copy_(module.A_log, torch.arange(1, s + 1, dtype=torch.float32).log().expand(e, s))  # S4D-real
-            init.ones_(module.D)
-
-    def _init_time_step(self, dt_proj):
-        """Mamba's initialisation of Δ: softplus of the bias is log-uniform in [time_step_min, time_step_max]."""
-        config = self.config
-        bound = config.resolved_time_step_rank**-0.5
-        init.uniform_(dt_proj.weight, -bound, bound)
-        low, high = math.log(config.time_step_min), math.log(config.time_step_max)
-        uniform = torch.rand(dt_proj.bias.shape, dtype=torch.float32, device=dt_proj.bias.device)
-        delta = torch.exp(uniform * (high - low) + low).clamp(min=config.time_step_floor)
-        init.copy_(dt_proj.bias, delta + torch.log(-torch.expm1(-delta)))  # the inverse of softplus
-
-    def set_scan_implementation(self, scan_implementation):
-        """Chooses the recurrence's implementation for every block: see `selective_scan`."""
-        for module in self.modules():
-            if isinstance(module, HFMambaSSM):
-                module.scan_implementation = scan_implementation
-
-    def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
-        """The one way to the Hub, for `push_to_hub` and `save_pretrained(push_to_hub=True)`: checked before it."""
-        if not self._hf_peft_config_loaded:  # which saves an adapter alone
-            add_reports(working_dir, repo_id, self)
-            check_checkpoint(working_dir, model=self, name=f"The model for {repo_id}")
-        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
-
-    def describe_scan(self):
-        """One line for a log: what computes the recurrence on the device that the model is on."""
-        asked = {module.scan_implementation for module in self.modules() if isinstance(module, HFMambaSSM)}
-        runs = {resolve_scan_implementation(name, self.device) for name in asked}
-        return f"The recurrence runs on {self.device} by: {', '.join(sorted(runs)) or 'nothing, there is none'}."
-
-
 class HFMambaModel(HFMambaPreTrainedModel):
     """
     The paper's section 2 without the classifier: T and P through their own stacks (Eq. 9), segment embeddings
@@ -360,7 +282,8 @@ class HFMambaModel(HFMambaPreTrainedModel):
         text, image = self._embed(input_ids, attention_mask, pixel_values, pixel_attention_mask, inputs_embeds)
         for part in filter(None, (text, image)):
             part.attentions = [] if output_attentions else None
-        joined = self._join(self._encode(text, self.text_stack, 0), self._encode(image, self.image_stack, 1))
+        text, image = self._encode(text, self.text_stack, 0), self._encode(image, self.image_stack, 1)
+        joined = PackedSequence.join(text, image)  # T ⊕ P of Eq. 11
         fused = PackedSequence.pack(joined.states[-1], joined.mask, joined.order)
         fused.attentions = [] if output_attentions else None
         fused = self.fusion_stack(fused)  # Eq. 11
@@ -411,45 +334,9 @@ class HFMambaModel(HFMambaPreTrainedModel):
             sequence.states[-1] = sequence.states[-1] + self.segment_embeddings(index)  # (1, d)
         return sequence
 
-    @staticmethod
-    def _join(text, image):
-        """T ⊕ P of Eq. 11 at every depth; the shallower of two stacks waits in its last state, without attention."""
-        if text is None or image is None:
-            return image if text is None else text
-        depth = max(len(text.states), len(image.states))
-        pairs = [[*part.states, *part.states[-1:] * (depth - len(part.states))] for part in (text, image)]
-        attentions = None
-        if text.attentions is not None:
-            sizes = text.mask.shape[1], image.mask.shape[1]
-            attentions = [block_diagonal(pair, sizes) for pair in zip_longest(text.attentions, image.attentions)]
-        return PackedSequence(
-            states=[torch.cat(pair, dim=1) for pair in zip(*pairs)],  # (b, n + m, d) each
-            mask=torch.cat([text.mask, image.mask], dim=1),
-            order=torch.cat([text.order, image.order + text.order.shape[1]], dim=1),
-            attentions=attentions,  # (b, h, n + m, n + m) each
-        )
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The classifier on Z
-
-
-def classification_loss(logits, labels, config):
-    """
-    The loss of `config.problem_type` as a scalar, computed in fp32.
-
-    Args:
-        logits: shape (b, num_labels)
-        labels: single label: ids, shape (b,). Multi-label: 0 and 1 as floats, shape (b, num_labels). Regression:
-            floats, shape (b,) or (b, num_labels).
-    """
-    logits = logits.float()
-    weights = config.class_weights and torch.tensor(config.class_weights, device=logits.device, dtype=torch.float32)
-    if config.problem_type == "regression":
-        return F.mse_loss(logits.view(-1), labels.to(logits.dtype).view(-1))
-    if config.problem_type == "multi_label_classification":
-        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), weight=weights)
-    return F.cross_entropy(logits, labels.view(-1), weight=weights, label_smoothing=config.label_smoothing)
 
 
 class HFMambaForSequenceClassification(HFMambaPreTrainedModel):
@@ -516,17 +403,11 @@ class HFMambaForSequenceClassification(HFMambaPreTrainedModel):
         loss = None
         if labels is not None:
             if self.config.problem_type is None:
-                self.config.problem_type = self._problem_type_of(labels)
+                self.config.problem_type = problem_type_of(labels, self.num_labels)
             loss = classification_loss(logits, labels, self.config)
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
-
-    def _problem_type_of(self, labels):
-        """transformers' own rule for labels of an unnamed problem."""
-        if self.num_labels == 1:
-            return "regression"
-        return "multi_label_classification" if labels.dtype.is_floating_point else "single_label_classification"
 
 
 __all__ = ["HFMambaForSequenceClassification", "HFMambaModel", "HFMambaPreTrainedModel"]

@@ -5,6 +5,7 @@ Knows nothing of text or images. Symbols: b rows of the batch, l positions of a 
 """
 
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 
@@ -33,6 +34,27 @@ class PackedSequence:
         move = torch.argsort(mask.logical_not().to(torch.uint8), dim=1, stable=True)  # (b, l)
         order = move if order is None else order.gather(1, move)
         return cls([take_positions(hidden_states, move)], mask.gather(1, move), order)
+
+    @classmethod
+    def join(cls, first, second):
+        """
+        Two sequences of the same rows end to end, at every depth, of n and m positions; the shallower one waits in its
+        last state, without attention. Either may be None.
+        """
+        if first is None or second is None:
+            return second if first is None else first
+        depth = max(len(first.states), len(second.states))
+        pairs = [[*part.states, *part.states[-1:] * (depth - len(part.states))] for part in (first, second)]
+        attentions = None
+        if first.attentions is not None:
+            sizes = first.mask.shape[1], second.mask.shape[1]
+            attentions = [block_diagonal(pair, sizes) for pair in zip_longest(first.attentions, second.attentions)]
+        return cls(
+            states=[torch.cat(pair, dim=1) for pair in zip(*pairs)],  # (b, n + m, d) each
+            mask=torch.cat([first.mask, second.mask], dim=1),
+            order=torch.cat([first.order, second.order + first.order.shape[1]], dim=1),
+            attentions=attentions,  # (b, h, n + m, n + m) each
+        )
 
     def unpack(self, hidden_states):
         """hidden_states (b, l, d) of this sequence back in the caller's order, zero at padding."""

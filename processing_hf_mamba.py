@@ -12,17 +12,11 @@ from .transformers_version import check_transformers_version  # noqa: F401 - bef
 
 
 # isort: split
-import base64
-import operator
-import os
 from collections.abc import Sequence
-from contextlib import contextmanager, suppress
-from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_base import BatchFeature
@@ -30,127 +24,33 @@ from transformers.image_utils import ChannelDimension, ImageInput, infer_channel
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import logging
 
-from .clean_room import check_checkpoint
 from .configuration_hf_mamba import HFMambaConfig
+from .image_patches import (
+    BYTES,
+    ImageSource,
+    check_grid,
+    cut_into_patches,
+    read_image,
+    resize,
+    scale_patches,
+    to_8_bit,
+    to_rgb,
+)
+from .remote_code import check_before_upload, code_left_in_place
 
 
 logger = logging.get_logger(__name__)
 PAD_TOKEN, UNK_TOKEN = "[PAD]", "[UNK]"
-ImageSource = str | os.PathLike | bytes | Image.Image
-_BYTES = (bytes, bytearray, memoryview)
 _ARRAYS = (np.ndarray, torch.Tensor)
 
 
 def load_rgb_image(source: ImageSource) -> Image.Image:
-    """Read an image from anywhere: upright, in RGB, transparency over white, the first frame of an animation.
-
-    A path, its bytes and an opened PIL image of it give the same pixels. Greys of 16 bits are scaled from 0..65535;
-    `I` and `F` pixels from the first of 0..1 (`F` only), 0..255, 0..65535 that holds them, else their own range.
-
-    Args:
-        source: a path, an http(s) URL, a `data:` or base64 string, the bytes of a file, or a PIL image.
-
-    Raises:
-        ValueError: the source is missing, no image, damaged or of a colour space that has no RGB; names the source.
-    """
-    return _load(source, rgb=True)
-
-
-def _load(source: ImageSource, rgb: bool, reduce_to: int | None = None) -> Image.Image:
-    """Open, decode (Pillow does so only now), turn as EXIF says and, for `rgb`, convert; errors name the source.
-
-    With `reduce_to`, a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where both sides stay at least that long.
-    """
-    try:
-        image = _open(source)
-        _check_harmless(image)
-        if reduce_to is not None and image is not source:  # a caller's image is not to change
-            image.draft(None, (reduce_to, reduce_to))
-        image.load()
-        if 0 in image.size:
-            raise ValueError(f"it has no pixels, its size is {image.size}")
-        with suppress(Exception):  # damaged EXIF around sound pixels
-            if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-                image = ImageOps.exif_transpose(image)
-        return _to_rgb(image) if rgb else image
-    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, DecompressionBombError, ...
-        raise ValueError(f"cannot read image {_name_of(source)}: {str(error) or repr(error)}") from error
-
-
-def _check_harmless(image: Image.Image) -> None:
-    """Refuse a file, before it is decoded, that would fill the memory or be run as a program."""
-    limit = Image.MAX_IMAGE_PIXELS  # above it Pillow itself only warns, and refuses above twice of it
-    if not isinstance(image, ImageFile.ImageFile):
-        return  # pixels already, its owner's decision
-    if limit is not None and image.width * image.height > limit:
-        raise ValueError(f"{image.width} x {image.height} pixels is more than Pillow takes for safe ({limit})")
-    if image.format == "EPS":
-        raise ValueError("it is PostScript, a program: convert it to PNG or JPEG")
-
-
-def _decode_bytes(data) -> Image.Image:
-    if not len(data):
-        raise ValueError("it is empty, 0 bytes")
-    try:
-        return Image.open(BytesIO(data))
-    except UnidentifiedImageError:
-        raise ValueError(f"no image Pillow knows, it begins with {bytes(data[:16])!r}") from None
-
-
-def _open(source: ImageSource) -> Image.Image:
-    if isinstance(source, Image.Image):
-        return source
-    if isinstance(source, _BYTES):
-        return _decode_bytes(source)
-    if not isinstance(source, (str, os.PathLike)):
-        raise TypeError(f"expected a path, URL, base64 string, bytes, PIL image or array, got {type(source).__name__}")
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        return load_image(source)
-    if os.path.isfile(source):
-        return _decode_bytes(Path(source).read_bytes())  # no file handle stays open
-    if os.path.isdir(source):
-        raise IsADirectoryError("it is a folder, not a file")
-    text = str(source).split(",", 1)[-1] if str(source).startswith("data:image/") else str(source)
-    try:
-        return Image.open(BytesIO(base64.b64decode("".join(text.split()), validate=True)))
-    except Exception as error:
-        raise FileNotFoundError("no such file (nor a URL, nor an image in base64)") from error
-
-
-def _name_of(source) -> str:
-    if isinstance(source, _BYTES):
-        return f"of {len(source)} bytes"
-    source = getattr(source, "filename", "") or source if isinstance(source, Image.Image) else str(source)
-    name = repr(source)
-    return name if len(name) <= 300 else f"{name[:60]}... ({len(source)} characters)"
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):  # Pillow's own conversion would clip everything above 255 to white
-        image = Image.fromarray(_to_8_bit(np.asarray(image)))
-    if image.mode == "La":
-        image = image.convert("LA")
-    if image.has_transparency_data:  # what lies under transparent pixels is usually black and never meant to be seen
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def _to_8_bit(values: np.ndarray) -> np.ndarray:
-    """Scale pixels of any type to uint8 by the range of the type, or of the values where the type has none."""
-    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
-        low, high = 0, 65535
-    else:
-        ranges = (1, 255, 65535) if values.dtype.kind in "fb" else (255, 65535)
-        values = values.astype(np.float64)
-        values = np.where(np.isfinite(values), values, 0)
-        low, high = values.min(), values.max()
-        low, high = next(((0, top) for top in ranges if low >= 0 and high <= top), (low, high))
-    return np.rint((values - low) * (255 / ((high - low) or 1))).astype(np.uint8)
+    """`read_image` of an image in RGB; a URL is fetched as transformers does. Raises its ValueError."""
+    return read_image(source, fetch=load_image)
 
 
 def _is_list(value) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, (str, *_BYTES))
+    return isinstance(value, Sequence) and not isinstance(value, (str, *BYTES))
 
 
 def _flatten(images) -> list:
@@ -158,68 +58,6 @@ def _flatten(images) -> list:
     if _is_list(images):
         return [image for entry in images for image in _flatten(entry)]
     return list(images) if isinstance(images, _ARRAYS) and images.ndim == 4 else [images]
-
-
-def _check_grid(size, patch_size) -> None:
-    """Raise a ValueError unless `size` is a square that patches of `patch_size` fill exactly."""
-    if not isinstance(patch_size, int) or patch_size < 1:
-        raise ValueError(f"patch_size must be a whole number of pixels, 1 or more, got {patch_size!r}")
-    if size is None or size.height is None or size.height != size.width:
-        raise ValueError(
-            f"size must be one square, got {size and dict(size)}: positions count patches, so every image needs "
-            "the same grid. Pass size=224 or size={'height': 224, 'width': 224}"
-        )
-    if size.height < 1 or size.height % patch_size:
-        below = size.height // patch_size * patch_size
-        nearest = " and ".join(str(good) for good in (below, below + patch_size) if good > 0)
-        raise ValueError(f"size {size.height} is not divisible by patch_size {patch_size}; nearest are {nearest}")
-
-
-def _resize(pixels, side: int, resample):
-    """Resize a PIL image directly, or an array (height, width, channels) one channel at a time in float32."""
-    if isinstance(pixels, Image.Image):
-        return pixels.resize((side, side), resample)
-    channels = [Image.fromarray(channel.astype(np.float32)) for channel in np.moveaxis(pixels, -1, 0)]
-    return np.stack([np.asarray(channel.resize((side, side), resample)) for channel in channels], axis=-1)
-
-
-def cut_into_patches(images: np.ndarray, patch_size: int) -> np.ndarray:
-    """Cut (b, height, width, c) into (b, patches in raster order, patch_size * patch_size * c), as Siglip2 does."""
-    b, height, width, c = images.shape
-    rows, columns = height // patch_size, width // patch_size
-    patches = images.reshape(b, rows, patch_size, columns, patch_size, c).transpose(0, 1, 3, 2, 4, 5)
-    return patches.reshape(b, rows * columns, patch_size * patch_size * c)
-
-
-def scale_patches(patches, rescale_factor=None, mean=None, std=None):
-    """
-    Rescale and normalise patches (..., patch_size**2 * c) of float32 in place: an array, or a tensor on any device,
-    with the same bits. `mean` and `std` have a value for each channel, or for each value of a patch.
-    """
-    if rescale_factor is not None:
-        patches *= float(rescale_factor)
-    for statistic, operate in ((mean, operator.isub), (std, operator.itruediv)):
-        if statistic is not None:
-            if not isinstance(statistic, torch.Tensor):  # np.resize repeats the channels' values for every pixel
-                statistic = np.resize(np.float32(statistic), patches.shape[-1])
-            operate(patches, statistic)
-
-
-@contextmanager
-def _code_left_in_place(folder, *parts):
-    """Let `parts` save into the very folder this module lies in, as in a checkout.
-
-    transformers copies the module of whatever has an `_auto_class`, and a file copied onto itself is a SameFileError.
-    """
-    copy = Path(folder) / Path(__file__).name
-    parts = parts if copy.exists() and copy.samefile(__file__) else ()
-    for part in parts:
-        part._auto_class = None  # on the instance, for now
-    try:
-        yield
-    finally:
-        for part in parts:
-            del part._auto_class
 
 
 class HFMambaImageProcessorKwargs(ImagesKwargs, total=False):
@@ -259,12 +97,12 @@ class HFMambaImageProcessor(PilBackend):
 
     def __init__(self, **kwargs: Unpack[HFMambaImageProcessorKwargs]):
         super().__init__(**kwargs)
-        _check_grid(self.size, self.patch_size)
+        check_grid(self.size, self.patch_size)
         own = {"AutoImageProcessor": "processing_hf_mamba.HFMambaImageProcessor"}
         self.auto_map = getattr(self, "auto_map", {}) | own
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
-        with _code_left_in_place(save_directory, self):
+        with code_left_in_place(save_directory, self):
             return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def to_dict(self) -> dict:
@@ -278,7 +116,7 @@ class HFMambaImageProcessor(PilBackend):
 
     def _validate_preprocess_kwargs(self, size=None, patch_size=None, **kwargs):
         super()._validate_preprocess_kwargs(size=size, **kwargs)
-        _check_grid(size, patch_size)
+        check_grid(size, patch_size)
         if kwargs.get("do_center_crop") or kwargs.get("do_pad"):
             raise ValueError("do_center_crop and do_pad are not supported: images become one square")
 
@@ -309,9 +147,9 @@ class HFMambaImageProcessor(PilBackend):
             pixels = self._array_to_pixels(image, do_convert_rgb, input_data_format, kwargs.get("do_rescale"))
         else:
             reduce_to = 2 * size.height if do_resize and reduce_jpeg else None
-            pixels = _load(image, bool(do_convert_rgb), reduce_to)
+            pixels = read_image(image, bool(do_convert_rgb), reduce_to, fetch=load_image)
         if do_resize:
-            pixels = _resize(pixels, size.height, resample)
+            pixels = resize(pixels, size.height, resample)
         return np.atleast_3d(np.asarray(pixels))
 
     def _array_to_pixels(self, array, do_convert_rgb, input_data_format, do_rescale):
@@ -326,14 +164,14 @@ class HFMambaImageProcessor(PilBackend):
         if input_data_format == ChannelDimension.FIRST:
             array = np.moveaxis(array, 0, -1)
         if array.dtype.kind != "f" and array.dtype != np.uint8:
-            array = _to_8_bit(array)
+            array = to_8_bit(array)
         if array.dtype.kind == "f" and do_rescale and array.min() >= 0 and array.max() <= 1:
             logger.warning_once("Images of floats within 0..1 are divided by 255 again: pass do_rescale=False.")
         if not do_convert_rgb:
             return array
         if array.dtype == np.uint8 and array.shape[-1] in (1, 3, 4):
             array = np.ascontiguousarray(array[:, :, 0] if array.shape[-1] == 1 else array)
-            return _to_rgb(Image.fromarray(array))
+            return to_rgb(Image.fromarray(array))
         return self.convert_to_rgb(array, input_data_format=ChannelDimension.LAST)
 
     def _preprocess(
@@ -360,7 +198,7 @@ class HFMambaImageProcessor(PilBackend):
         return BatchFeature(data, tensor_type=return_tensors)
 
 
-def _clean_text(text: str | None) -> str:
+def clean_text(text: str | None) -> str:
     """Collapse white space, drop NUL characters and mend lone surrogates, which a tokenizer refuses.
 
     All else stays as it is, HTML entities too: what a text means is up to who wrote it.
@@ -411,12 +249,12 @@ class HFMambaProcessor(ProcessorMixin):
         self.auto_map = {"AutoProcessor": "processing_hf_mamba.HFMambaProcessor"}
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
-        with _code_left_in_place(save_directory, self, self.image_processor):
+        with code_left_in_place(save_directory, self, self.image_processor):
             return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
         """The one way to the Hub, for `push_to_hub` and `save_pretrained(push_to_hub=True)`: checked before it."""
-        check_checkpoint(working_dir, processor=self, name=f"The processor for {repo_id}")
+        check_before_upload(self, working_dir, repo_id)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     def __call__(
@@ -459,7 +297,7 @@ class HFMambaProcessor(ProcessorMixin):
             raise ValueError(f"{', '.join(refused)} is not supported: a post has one text, a string, and one row")
         show_special = text_kwargs.get("return_special_tokens_mask", False)
         text_kwargs = text_kwargs | {"return_attention_mask": True, "return_special_tokens_mask": True}
-        tokens = dict(self.tokenizer([_clean_text(text) for text in texts], **text_kwargs))
+        tokens = dict(self.tokenizer([clean_text(text) for text in texts], **text_kwargs))
         special = tokens["special_tokens_mask"] if show_special else tokens.pop("special_tokens_mask")
         has_text = []
         for row, (mask, special_row) in enumerate(zip(tokens["attention_mask"], special)):

@@ -11,8 +11,8 @@ Glossary (logical shapes are those of mamba_ssm's `selective_scan_fn`; memory ma
     s: state size            delta_bias: (e,)  added to Δ                  D: (e,)       skip connection
 
 How another kernel joins: write `forward` and `backward` with the signatures of `torch_forward` and `torch_backward`,
-and name it in `resolve_scan_implementation` and `_kernel`; autograd, `torch.compile` and `torch.export` are taken care
-of here, once.
+and name it in one place, the table `KERNELS` of scan_kernels.py. Autograd, `torch.compile` and `torch.export` are
+taken care of here, once.
 
 What this file does not do: complex A, constant B or C, grouped B or C, an initial or returned last state.
 """
@@ -23,24 +23,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from .cpu_kernels import KERNEL_SOURCES, is_plain_eager, say_that_numba_is_missing, why_not_numba
-from .gpu_kernels import LARGEST_STATE, TRITON_CHUNK, TRITON_SOURCES, triton_backward, triton_forward, why_not_triton
-from .selective_scan_torch import CHUNK, TORCH_SOURCE, like, state_dtype, torch_backward, torch_forward
+from .scan_kernels import KERNELS, KERNELS_SOURCE, is_plain_eager
+from .selective_scan_torch import like, state_dtype
 
 
-try:  # an optional CUDA kernel; a broken install counts as none
-    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn as mamba_ssm_selective_scan
-except Exception:
-    mamba_ssm_selective_scan = None
-
-try:  # absent where Numba is
-    from .selective_scan_numba import CHUNK as NUMBA_CHUNK
-    from .selective_scan_numba import numba_backward, numba_forward
-except Exception:
-    NUMBA_CHUNK = numba_forward = numba_backward = None
-
-
-SCAN_IMPLEMENTATIONS = ("auto", "reference", "torch", "numba", "triton", "mamba_ssm")
 _DYNAMO_TELLS_EXPORT = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
 _SHAPES = {"u": "bel", "delta": "bel", "A": "es", "B": "bsl", "C": "bsl", "D": "e", "z": "bel", "delta_bias": "e"}
 
@@ -71,25 +57,26 @@ def selective_scan(
     """
     tensors = (u, delta, A, B, C, D, z, delta_bias)
     _check_arguments(*tensors)
-    implementation = resolve_scan_implementation(scan_implementation, u.device, state_dtype(u, delta, A, B, C))
-    if implementation == "reference":
+    name = resolve_scan_implementation(scan_implementation, u.device, state_dtype(u, delta, A, B, C))
+    if name == "reference":
         return selective_scan_reference(*tensors, delta_softplus)
-    if implementation == "mamba_ssm":
-        if u.numel() > 0 and A.shape[1] <= 256:  # what its kernel can do
-            return _scan_with_mamba_ssm(*tensors, delta_softplus)
-        implementation = "torch"
-    if implementation == "triton" and A.shape[1] > LARGEST_STATE:
-        implementation = "torch"
+    kernel = KERNELS[name]
+    if kernel.largest_state is not None and A.shape[1] > kernel.largest_state:
+        name, kernel = "torch", KERNELS["torch"]
+    if kernel.whole is not None:
+        if u.numel() > 0:
+            return kernel.whole(*tensors, delta_softplus)
+        name, kernel = "torch", KERNELS["torch"]
     # An exported program is for inference, and kept states, one every so many steps, would pin its length.
     needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     needs_grad = needs_grad and not _is_exporting()
     if is_plain_eager(*tensors):  # a call of an operator costs more than a short scan
         if needs_grad:
-            return _Scan.apply(*tensors, delta_softplus, implementation)
-        return _kernel(implementation)[0](*tensors, delta_softplus, keep_states=False)[0]
+            return _Scan.apply(*tensors, delta_softplus, name)
+        return kernel.forward(*tensors, delta_softplus, keep_states=False)[0]
     if needs_grad:
-        return _training_op(*tensors, delta_softplus, implementation)[0]
-    return _inference_op(*tensors, delta_softplus, implementation)
+        return _training_op(*tensors, delta_softplus, name)[0]
+    return _inference_op(*tensors, delta_softplus, name)
 
 
 def resolve_scan_implementation(scan_implementation, device, dtype=torch.float32):
@@ -107,74 +94,67 @@ def resolve_scan_implementation(scan_implementation, device, dtype=torch.float32
     In float64 it is torch where this says numba, triton or mamba_ssm: their states are fp32.
 
     Raises:
-        ValueError: an unknown name, or "mamba_ssm", "triton" or "numba" where it can't run.
+        ValueError: an unknown name, or a kernel that can't run there.
     """
     check_scan_implementation(scan_implementation)
     device_type = torch.device(device).type
-    if scan_implementation == "mamba_ssm" and device_type != "cuda":
-        raise ValueError(
-            f"scan_implementation is 'mamba_ssm', which runs on CUDA only, but the tensors are on {device}; move the "
-            "model and its inputs to CUDA, or choose 'auto'"
-        )
-    if scan_implementation == "triton" and why_not_triton(device_type) is not None:
-        raise ValueError(
-            f"scan_implementation is 'triton', but it can't be used on {device} ({why_not_triton(device_type)}); move "
-            "the model and its inputs to CUDA on a machine where Triton works, or choose 'auto'"
-        )
-    if scan_implementation in ("reference", "torch"):
-        return scan_implementation
+    if scan_implementation not in ("auto", "reference"):
+        kernel = KERNELS[scan_implementation]
+        problem = kernel.why_not(device_type)
+        if problem is not None:
+            if not kernel.torch_elsewhere:
+                raise ValueError(
+                    f"scan_implementation is {scan_implementation!r}, but it can't be used on {device} ({problem}); "
+                    f"move the model and its inputs to a {kernel.device} device where it works, or choose 'auto'"
+                )
+            return "torch"
+    if scan_implementation == "reference":
+        return "reference"
     if dtype == torch.float64:
         return "torch"
-    if scan_implementation == "triton":
-        return "triton"
-    if device_type == "cuda" and scan_implementation != "numba":
-        if mamba_ssm_selective_scan is not None:
-            return "mamba_ssm"
-        return "triton" if why_not_triton(device_type) is None else "torch"
-    if device_type == "cpu" and why_not_numba() is None:
-        return "numba"
-    if device_type == "cpu" and not torch.compiler.is_compiling():  # which can't trace a logger
-        say_that_numba_is_missing()
+    if scan_implementation == "auto":
+        return _first_that_works(device_type)
+    return scan_implementation
+
+
+def _first_that_works(device_type):
+    for name, kernel in KERNELS.items():
+        if kernel.device in (device_type, None) and kernel.why_not(device_type) is None:
+            return name
     return "torch"
 
 
 def check_scan_implementation(scan_implementation):
     """
-    What can be said before it is known where the tensors will be: a model may be made on CPU and moved to CUDA later.
+    What can be checked before it is known where the tensors will be: a model may be made on CPU and moved to CUDA
+    later.
 
     Raises:
-        ValueError: an unknown name, or one of a kernel that can't be imported.
+        ValueError: an unknown name, or one of a kernel that can't be used in this process.
     """
-    if scan_implementation not in SCAN_IMPLEMENTATIONS:
-        choices = ", ".join(map(repr, SCAN_IMPLEMENTATIONS))
-        raise ValueError(f"scan_implementation is {scan_implementation!r}; choose one of {choices}")
-    if scan_implementation == "mamba_ssm" and mamba_ssm_selective_scan is None:
+    choices = scan_implementations()
+    if scan_implementation not in choices:
+        listed = ", ".join(map(repr, choices))
+        raise ValueError(f"scan_implementation is {scan_implementation!r}; choose one of {listed}")
+    if scan_implementation in ("auto", "reference"):
+        return
+    kernel = KERNELS[scan_implementation]
+    problem = kernel.why_not(None)
+    if problem is not None:
         raise ValueError(
-            "scan_implementation is 'mamba_ssm', but mamba_ssm can't be imported; install it with "
-            "`pip install --no-build-isolation mamba-ssm` on a CUDA machine, or choose 'auto'"
-        )
-    if scan_implementation == "numba" and why_not_numba() is not None:
-        raise ValueError(
-            f"scan_implementation is 'numba', but it can't be used ({why_not_numba()}); `pip install numba`, or "
+            f"scan_implementation is {scan_implementation!r}, but it can't be used ({problem}); {kernel.install}, or "
             "choose 'auto'"
         )
-    if scan_implementation == "triton" and triton_forward is None:
-        raise ValueError(
-            f"scan_implementation is 'triton', but it can't be used ({why_not_triton('cuda')}); install it with `pip "
-            "install triton` on a machine with a GPU, or choose 'auto'"
-        )
+
+
+def scan_implementations():
+    """The names that `selective_scan` takes."""
+    return ("auto", "reference", *KERNELS)
 
 
 def _is_exporting():
     """`torch.compiler.is_exporting`, which dynamo before 2.13 takes to be true whenever it compiles."""
     return torch.compiler.is_exporting() and (_DYNAMO_TELLS_EXPORT or not torch.compiler.is_dynamo_compiling())
-
-
-def _scan_with_mamba_ssm(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    """mamba_ssm's CUDA kernel: wants one dtype for what has a length, fp32 for the rest, the last axis contiguous."""
-    delta, B, C, z = (None if x is None else x.to(u.dtype).contiguous() for x in (delta, B, C, z))
-    A, D, delta_bias = (None if x is None else x.float().contiguous() for x in (A, D, delta_bias))
-    return mamba_ssm_selective_scan(u.contiguous(), delta, A, B, C, D, z, delta_bias, delta_softplus)
 
 
 def _check_arguments(*tensors):
@@ -237,15 +217,6 @@ def selective_scan_reference(u, delta, A, B, C, D=None, z=None, delta_bias=None,
 # Kernels as operators: one node for torch.compile and torch.export, whatever the length
 
 
-def _kernel(implementation):
-    """Its forward and backward. A program that was exported where Numba works may run where it doesn't."""
-    if implementation == "numba" and why_not_numba() is None:
-        return numba_forward, numba_backward
-    if implementation == "triton":
-        return triton_forward, triton_backward
-    return torch_forward, torch_backward
-
-
 _INPUTS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
 _INPUTS += "bool delta_softplus, str implementation"
 
@@ -253,7 +224,7 @@ _INPUTS += "bool delta_softplus, str implementation"
 def _source_hash():
     """Of the files that decide what the operators compute."""
     digest = hashlib.sha256()
-    for path in (__file__, TORCH_SOURCE, *KERNEL_SOURCES, *TRITON_SOURCES):
+    for path in (__file__, KERNELS_SOURCE, *(path for kernel in KERNELS.values() for path in kernel.sources)):
         digest.update(Path(path).read_bytes() if Path(path).is_file() else str(path).encode())
     return digest.hexdigest()[:12]
 
@@ -278,17 +249,15 @@ def _register_op(name, schema, function, fake, backward=None, setup_context=None
 
 
 def _kernel_for(inputs):
-    """An exported program may have been moved to another device, or to a machine without Numba or Triton."""
-    implementation, device_type = inputs[-1], inputs[0].device.type
-    if implementation == "numba" and device_type != "cpu":
-        implementation = "torch"
-    if implementation == "triton" and why_not_triton(device_type) is not None:
-        implementation = "torch"
-    return _kernel(implementation)
+    """An exported program may have been moved to another device, or to a machine where its kernel doesn't work."""
+    kernel = KERNELS.get(inputs[-1])
+    if kernel is None or kernel.forward is None or kernel.why_not(inputs[0].device.type) is not None:
+        return KERNELS["torch"]
+    return kernel
 
 
 def _inference(*inputs):
-    return _kernel_for(inputs)[0](*inputs[:-1], keep_states=False)[0]
+    return _kernel_for(inputs).forward(*inputs[:-1], keep_states=False)[0]
 
 
 def _inference_fake(u, *_):
@@ -296,18 +265,19 @@ def _inference_fake(u, *_):
 
 
 def _training(*inputs):
-    return _kernel_for(inputs)[0](*inputs[:-1], keep_states=True)
+    return _kernel_for(inputs).forward(*inputs[:-1], keep_states=True)
 
 
 def _training_fake(u, delta, A, B, C, *others):
     (b, e, l), s = u.shape, A.shape[1]
-    chunk = {"numba": NUMBA_CHUNK, "triton": TRITON_CHUNK}.get(others[-1], CHUNK)
+    kernel = KERNELS.get(others[-1], KERNELS["torch"])
+    chunk = kernel.chunk or KERNELS["torch"].chunk
     states = u.new_empty(b, (l + chunk - 1) // chunk, s, e, dtype=state_dtype(u, delta, A, B, C))
     return like(u), states
 
 
 def _gradients(grad_y, states, needs, *inputs):
-    grads = _kernel_for(inputs)[1](grad_y, *inputs[:-1], states, needs)
+    grads = _kernel_for(inputs).backward(grad_y, *inputs[:-1], states, needs)
     return [grad for grad in grads if grad is not None]
 
 
@@ -346,8 +316,8 @@ class _Scan(torch.autograd.Function):
     def backward(ctx, grad_y):
         *tensors, states = ctx.saved_tensors
         needs = list(ctx.needs_input_grad[: len(tensors)])
-        inputs = (*tensors, ctx.delta_softplus)
-        return (*_kernel(ctx.implementation)[1](grad_y, *inputs, states, needs), None, None)
+        backward = _kernel_for((*tensors, ctx.implementation)).backward
+        return (*backward(grad_y, *tensors, ctx.delta_softplus, states, needs), None, None)
 
 
 _inference_op = _register_op("selective_scan_v2", f"({_INPUTS}) -> Tensor", _inference, _inference_fake)

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 from transformers.models.mamba.modeling_mamba import mamba_selective_scan
 
-from hf_mamba.selective_scan import SCAN_IMPLEMENTATIONS, resolve_scan_implementation, selective_scan
+from hf_mamba.selective_scan import resolve_scan_implementation, scan_implementations, selective_scan
 
 
 CHANNELS, STATE_SIZE = 128, 16
@@ -99,7 +99,7 @@ def mamba_ssm_reference(source):
 def scans_by_name(mamba_ssm_source, device):
     """Those that `selective_scan` can run there, then, on CPU, the peers."""
     scans = {}
-    for name in SCAN_IMPLEMENTATIONS:
+    for name in scan_implementations():
         try:
             if name != "auto" and resolve_scan_implementation(name, device) == name:
                 scans[name] = lambda *x, name=name: selective_scan(*x, True, scan_implementation=name)

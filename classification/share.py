@@ -14,12 +14,13 @@ from pathlib import Path
 import yaml
 from huggingface_hub import HfApi
 
-from ..clean_room import address_card, check_checkpoint
 from .reporting.model_card import shareable_recipe
 from .runs.checkpoints import load_run
+from .support.cards import name_repo_in_card
 from .support.command_line import run_command
 from .support.hub import check_may_write, explain_push_error
 from .support.run_files import CALIBRATION_FILE, RECIPE_FILE, RESULTS_FILE, TEST_FILE, VALIDATION_FILE
+from .support.upload_check import check_checkpoint
 
 
 # What makes up a checkpoint: weights, configs, processor, code, card, results, recipe. Whatever else lies in a folder
@@ -71,7 +72,7 @@ def stage(folder, staged, repo_id):
     for path in sorted(Path(folder).iterdir()):
         if path.is_file() and is_shared(path.name):
             shutil.copyfile(path, Path(staged, path.name))
-    address_card(staged, repo_id)
+    name_repo_in_card(staged, repo_id)
     recipe = Path(staged, RECIPE_FILE)
     if recipe.is_file():
         shared = shareable_recipe(yaml.safe_load(recipe.read_text("utf-8")) or {})

@@ -13,7 +13,7 @@ from transformers import Trainer
 from transformers.trainer_utils import PredictionOutput
 from transformers.utils import logging
 
-from ...processing_hf_mamba import _clean_text as clean_text
+from ...processing_hf_mamba import clean_text
 
 
 logger = logging.get_logger(__name__)

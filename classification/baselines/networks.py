@@ -11,8 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ...modeling_hf_mamba import classification_loss
-from ...processing_hf_mamba import HFMambaImageProcessor, HFMambaProcessor
-from ...processing_hf_mamba import _clean_text as clean_text
+from ...processing_hf_mamba import HFMambaImageProcessor, HFMambaProcessor, clean_text
 from ..runs.checkpoints import DEFAULT_MAX_SEQ_LENGTH, new_tokenizer
 from ..support.hub import explain_hub_error
 from ..training.class_weights import resolve_class_weights

@@ -349,8 +349,14 @@ def _digest_of_settings(image_processor) -> bytes:
     names = ("do_convert_rgb", "do_resize", "size", "resample", "reduce_jpeg")
     settings = [f"{name}={getattr(image_processor, name)!r}" for name in names]
     libraries = [f"{name}={features.version(name)}" for name in ("jpg", "libjpeg_turbo", "zlib", "webp", "libtiff")]
-    code = Path(inspect.getfile(type(image_processor))).read_bytes()
-    return _digest(" ".join([*settings, PIL.__version__, *libraries]).encode(), code)
+    return _digest(" ".join([*settings, PIL.__version__, *libraries]).encode(), *_decoding_code(image_processor))
+
+
+def _decoding_code(image_processor) -> list[bytes]:
+    """The modules that decode: that of the image processor's class, and image_patches.py beside it."""
+    module = Path(inspect.getfile(type(image_processor)))
+    modules = (module, module.with_name("image_patches.py"))  # the latter is absent beside a class of a user's own
+    return [path.read_bytes() for path in modules if path.is_file()]
 
 
 def _pixels_of(index: Path) -> Path:

@@ -9,8 +9,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer, WhitespaceSplit
 from tokenizers.trainers import WordPieceTrainer
 
-from ...processing_hf_mamba import PAD_TOKEN, UNK_TOKEN
-from ...processing_hf_mamba import _clean_text as clean_text
+from ...processing_hf_mamba import PAD_TOKEN, UNK_TOKEN, clean_text
 
 
 CONTINUATION = "##"

@@ -6,12 +6,15 @@ import multiprocessing
 import os
 import pickle
 import random
+import shutil
+from pathlib import Path
 
 import datasets
 import pytest
 import torch
 from PIL import Image
 
+from hf_mamba import processing_hf_mamba
 from hf_mamba.classification.data import DataArguments, PostCollator, check_images, image_cache, load_posts
 from hf_mamba.classification.data.arguments import parse_size
 from hf_mamba.classification.data.image_cache import ImageCache, open_image_cache
@@ -138,6 +141,22 @@ def test_other_code_has_pictures_of_its_own(folder, processor, monkeypatch):
     fill(folder, processor)
     monkeypatch.setattr(image_cache.PIL, "__version__", "13.0")
     assert len(new_cache(folder, processor).load()) == 0
+
+
+def test_a_changed_decoder_has_images_of_its_own(folder, processor, monkeypatch, tmp_path):
+    """Whichever of the modules that decode it is in: that of the class, or image_patches.py beside it."""
+    fill(folder, processor)
+    source = Path(processing_hf_mamba.__file__).parent
+    for changed in (None, "processing_hf_mamba.py", "image_patches.py"):
+        copy = tmp_path / str(changed)
+        copy.mkdir()
+        for path in source.glob("*.py"):
+            shutil.copy(path, copy)
+        if changed:
+            with (copy / changed).open("a") as file:
+                file.write("\n# changed\n")
+        monkeypatch.setattr(image_cache.inspect, "getfile", lambda cls, copy=copy: copy / "processing_hf_mamba.py")
+        assert (len(new_cache(folder, processor).load()) > 0) == (changed is None)
 
 
 def test_stored_pictures_are_cached_by_their_bytes(folder, processor, decoded):

@@ -1,4 +1,4 @@
-"""Sharing over HTTP, with a Hub on loopback: what arrives works for strangers, what would not doesn't leave."""
+"""Sharing over HTTP, with a Hub on loopback: what arrives works without the package, what would not isn't uploaded."""
 
 import json
 import os
@@ -14,8 +14,9 @@ from huggingface_hub import ModelCard, ModelCardData
 from running import command, refused, without_numba
 from transformers.utils.hub import PushToHubMixin
 
-from hf_mamba import HFMambaForSequenceClassification, HFMambaProcessor, modeling_hf_mamba
+from hf_mamba import HFMambaForSequenceClassification, HFMambaProcessor
 from hf_mamba.classification import share
+from hf_mamba.classification.support import upload_check
 
 
 TOKENS = {"hf_mine": ("me", "write"), "hf_reader": ("me", "read"), "hf_other": ("other", "write")}
@@ -136,12 +137,13 @@ def test_a_damaged_folder_is_not_pushed(pushed):
     }
     assert messages.keys() == parts.keys()
     for damage, message in messages.items():
-        assert message.startswith(f"{output_dir} is no checkpoint to share: ") and "\n" not in message
+        assert message.startswith(f"{output_dir} can't be shared: ") and "\n" not in message
         assert parts[damage] in message and "Nothing was uploaded." in message
 
 
-# A stranger with an empty cache loads repos by name; then shares on what it has, all by the checkpoint's own code.
-STRANGER = """
+# Without the package and with an empty cache, repos are loaded by name; then what was loaded is shared on, all by the
+# checkpoint's own code.
+WITHOUT_PACKAGE = """
 import json, sys
 sys.modules["hf_mamba"] = None  # as if the package were not installed
 import torch
@@ -163,11 +165,7 @@ if target:
     model.config.save_pretrained("config", push_to_hub=True, repo_id=f"{target}-config-saved")
     with torch.no_grad():
         model.model.norm.weight[0] = float("nan")
-    for push in (model.push_to_hub, lambda name: model.save_pretrained("saved", push_to_hub=True, repo_id=name)):
-        try:
-            push(target)
-        except ValueError as error:
-            pushes.append(str(error))
+    model.push_to_hub(f"{target}-broken")
 print(json.dumps([logits, pushes]))
 """
 
@@ -180,12 +178,12 @@ def test_what_was_pushed_loads_by_name_and_is_shared_on(hub, pushed, tmp_path):
     code, _, error = run(hub, tmp_path / "cli", [*hf, "upload", "me/cli", output_dir, "--private", *excluded])
     assert code == 0, error
     text = json.dumps(TEXT)
-    logits, pushes = python(hub, tmp_path / "first", STRANGER, text, "me/again", "me/cli", "me/model")
+    logits, pushes = python(hub, tmp_path / "first", WITHOUT_PACKAGE, text, "me/again", "me/cli", "me/model")
     for found in logits.values():
         assert_same_logits(found, output_dir)
 
     again = hub.repos["me/again"]
-    first, second, unchanged, pull_request, *refusals = pushes
+    first, second, unchanged, pull_request = pushes
     assert unchanged == second == again.refs["main"] != first and again.private
     assert again.messages == ["initial commit", "Mine", "Mine", "Upload processor"]
     assert (
@@ -194,14 +192,15 @@ def test_what_was_pushed_loads_by_name_and_is_shared_on(hub, pushed, tmp_path):
     )
     for name in ("me/again-config", "me/again-config-saved"):
         assert {"config.json", *(path.name for path in output_dir.glob("*.py"))} <= hub.files(name).keys()
-    assert len(refusals) == 2
-    for message in refusals:
-        assert message.startswith("The model for me/again is no checkpoint to share: its weight model.norm.weight ")
-    logits, _ = python(hub, tmp_path / "second", STRANGER, text, "", "me/again")
+    # as with any transformers model, nothing is checked
+    assert {"model.safetensors", *(path.name for path in output_dir.glob("*.py"))} <= hub.files(
+        "me/again-broken"
+    ).keys()
+    logits, _ = python(hub, tmp_path / "second", WITHOUT_PACKAGE, text, "", "me/again")
     assert_same_logits(logits["me/again"], output_dir)
 
 
-# A stranger trains on with transformers' own Trainer, and an adapter; another one loads both.
+# Someone without the package trains on with transformers' own Trainer, and an adapter; another one loads both.
 TRAIN_ON = """
 import json, sys
 sys.modules["hf_mamba"] = None
@@ -268,9 +267,9 @@ print(json.dumps(messages))
 
 
 def test_a_private_repo_needs_its_token(hub, pushed, tmp_path):
-    none, wrong, stranger, loaded = python(hub, tmp_path, PRIVATE, token=None)
+    none, wrong, other, loaded = python(hub, tmp_path, PRIVATE, token=None)
     assert loaded == "hf_mamba"
-    for message in (none, stranger):
+    for message in (none, other):
         assert "me/model" in message and "hf auth login" in message
     assert "me/model" in wrong and "Invalid credentials" in wrong
 
@@ -337,7 +336,7 @@ def test_the_command_refuses_what_computes_something_else(copied):
 
 
 def test_a_model_takes_the_card_of_its_run_along(finished, tmp_path, monkeypatch):
-    """As long as it is still the model that the card tells of."""
+    """As long as it is still the model that the card describes."""
     card = tmp_path / "README.md"
     uploads = []
 
@@ -346,7 +345,7 @@ def test_a_model_takes_the_card_of_its_run_along(finished, tmp_path, monkeypatch
             {path.name: path.read_text() for path in Path(working_dir).iterdir() if path.suffix != ".safetensors"}
         )
 
-    monkeypatch.setattr(modeling_hf_mamba, "check_checkpoint", lambda *args, **kwargs: None)
+    monkeypatch.setattr(upload_check, "check_checkpoint", lambda *args, **kwargs: None)
     monkeypatch.setattr(PushToHubMixin, "_upload_modified_files", upload)
     model = HFMambaForSequenceClassification.from_pretrained(finished[0])
     blank = ModelCard.from_template(
@@ -364,6 +363,70 @@ def test_a_model_takes_the_card_of_its_run_along(finished, tmp_path, monkeypatch
     assert {"mine", "mamba"} <= set(ModelCard(filled).data.tags) and ModelCard(filled).data.eval_results
     assert json.loads(uploads[0]["all_results.json"])["test_accuracy"] == finished[1]["test"]["accuracy"]
     assert by_hand.endswith("Written by hand.") and trained_on == str(blank)
+
+
+@pytest.fixture
+def uploads(monkeypatch):
+    """The names of the repos that folders were uploaded to, where none is."""
+    names = []
+    monkeypatch.setattr(PushToHubMixin, "_create_repo", lambda self, repo_id, *args, **kwargs: repo_id, raising=False)
+    monkeypatch.setattr(
+        PushToHubMixin, "_upload_modified_files", lambda self, folder, repo_id, *args, **kwargs: names.append(repo_id)
+    )
+    return names
+
+
+def parts_of(folder):
+    """A model, a processor and a config of the package, imported from the modules themselves."""
+    from hf_mamba.configuration_hf_mamba import HFMambaConfig
+    from hf_mamba.modeling_hf_mamba import HFMambaForSequenceClassification
+    from hf_mamba.processing_hf_mamba import HFMambaProcessor
+
+    return [cls.from_pretrained(folder) for cls in (HFMambaForSequenceClassification, HFMambaProcessor, HFMambaConfig)]
+
+
+def test_the_package_checks_every_part_that_it_pushes(finished, uploads, tmp_path, monkeypatch):
+    checked = []
+
+    def check(folder, model=None, processor=None, name=None):
+        checked.append((name, model, processor))
+        assert (Path(folder) / "selective_scan.py").is_file()
+
+    monkeypatch.setattr(upload_check, "check_checkpoint", check)
+    model, processor, config = parts_of(finished[0])
+    for part in (model, processor, config):
+        part.save_pretrained(tmp_path / "saved", push_to_hub=True, repo_id="me/saved")
+    expected = [
+        ("The model for me/saved", model, None),
+        ("The processor for me/saved", None, processor),
+        ("The config for me/saved", None, None),
+    ]
+    assert checked == expected and uploads == ["me/saved"] * 3
+
+
+def test_the_package_uploads_nothing_that_does_not_work(finished, uploads, tmp_path):
+    model, processor, config = parts_of(finished[0])
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("nan")
+    with pytest.raises(ValueError, match="The model for me/new can't be shared: its weight model.norm.weight .* NaN"):
+        model.save_pretrained(tmp_path / "model", push_to_hub=True, repo_id="me/new")
+    config.save_pretrained(tmp_path / "config")
+    with (tmp_path / "config" / "image_patches.py").open("a") as file:
+        file.write("\n# changed\n")
+    with pytest.raises(
+        ValueError, match="The config for me/new can't be shared: its image_patches.py is not the code"
+    ):
+        config._upload_modified_files(tmp_path / "config", "me/new")
+    assert uploads == []
+
+
+def test_a_config_alone_is_checked_by_loading_its_code(finished, tmp_path):
+    config = parts_of(finished[0])[2]
+    config.save_pretrained(tmp_path)
+    upload_check.check_checkpoint(tmp_path)
+    (tmp_path / "packed_sequence.py").unlink()
+    with pytest.raises(ValueError, match="packed_sequence.py"):
+        upload_check.check_checkpoint(tmp_path)
 
 
 def test_a_failed_upload_loses_nothing(monkeypatch, tmp_path):

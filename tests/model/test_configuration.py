@@ -108,7 +108,7 @@ def download(checkpoint, file, **kwargs):  # as from the Hub: one file at a time
     return cached_file(checkpoint, file, **kwargs)
 
 config = AutoConfig.from_pretrained("me/model", trust_remote_code=True)
-code = sys.modules[type(config).__module__]
+code = sys.modules[type(config).__module__.rpartition(".")[0] + ".remote_code"]
 assert not Path(code.__file__).with_name("modeling_hf_mamba.py").exists()
 code.cached_file = download
 config.save_pretrained(out)
@@ -118,14 +118,14 @@ for auto in (AutoModel, AutoModelForSequenceClassification) if sys.argv[4] == "N
 """
 
 
-@pytest.mark.parametrize("missing", [None, "causal_conv.py"])
+@pytest.mark.parametrize("missing", [None, "block_layers.py"])
 def test_config_alone_from_the_hub_is_saved_with_all_code(missing, tmp_path):
     """Loading it has fetched its own modules and no others; a module that is nowhere is warned about."""
     hub, out = tmp_path / "hub", tmp_path / "out"
     snapshot = tmp_path / "cache" / "models--me--model" / "snapshots" / ("0" * 40)
     HFMambaConfig(hidden_size=16).save_pretrained(hub)
     snapshot.mkdir(parents=True)
-    for name in ("config.json", "configuration_hf_mamba.py", "transformers_version.py"):
+    for name in ("config.json", "configuration_hf_mamba.py", "remote_code.py", "transformers_version.py"):
         shutil.copy(hub / name, snapshot)
     (refs := snapshot.parents[1] / "refs").mkdir()
     (refs / "main").write_text(snapshot.name)

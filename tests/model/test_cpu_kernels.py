@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from test_modeling import make_model
+from small_model import make_model
 
 import hf_mamba
-from hf_mamba import causal_conv, rms_norm
-from hf_mamba.cpu_kernels import is_plain_eager, why_not_numba
+from hf_mamba import block_layers
+from hf_mamba.scan_kernels import is_plain_eager, why_not_numba
 
 
 needs_numba = pytest.mark.skipif(why_not_numba() is not None, reason=f"needs Numba: {why_not_numba()}")
@@ -34,8 +34,7 @@ def check(function, monkeypatch, *inputs):
     for fused in (True, False):
         with monkeypatch.context() as patch:
             if not fused:
-                patch.setattr(causal_conv, "runs_on_cpu_kernels", lambda *_: False)
-                patch.setattr(rms_norm, "runs_on_cpu_kernels", lambda *_: False)
+                patch.setattr(block_layers, "runs_on_cpu_kernels", lambda *_: False)
             for got, x in zip(outputs_and_grads(function, *inputs), expected):
                 finite = x.isfinite()
                 assert torch.equal(got.isfinite(), finite)
@@ -54,10 +53,10 @@ def test_convolution_is_pytorchs(b, l, e, k, value, monkeypatch):
     x, bias = xz[..., :e], torch.randn(e, generator=generator)  # one half of a projection, as in the model
     if value is not None:
         x[-1, l // 2, e // 2] = value
-    check(causal_conv.causal_conv_silu, monkeypatch, x, weight, bias)
+    check(block_layers.causal_conv_silu, monkeypatch, x, weight, bias)
     if value is None:
-        check(lambda x, weight: causal_conv.causal_conv_silu(x, weight), monkeypatch, x, weight)
-        y = causal_conv.causal_conv_silu(x, weight, bias)
+        check(lambda x, weight: block_layers.causal_conv_silu(x, weight), monkeypatch, x, weight)
+        y = block_layers.causal_conv_silu(x, weight, bias)
         expected = F.conv1d(x.transpose(1, 2), weight, bias, padding=k - 1, groups=e)[..., :l]
         torch.testing.assert_close(y, F.silu(expected).transpose(1, 2), rtol=1e-5, atol=1e-5)
 
@@ -71,7 +70,7 @@ def test_norm_is_pytorchs(shape, value, monkeypatch):
         x.view(-1)[0] = value
 
     def norm(x, weight):
-        return torch.func.functional_call(rms_norm.RMSNorm(x.shape[-1], eps=1e-5), {"weight": weight}, (x,))
+        return torch.func.functional_call(block_layers.RMSNorm(x.shape[-1], eps=1e-5), {"weight": weight}, (x,))
 
     check(norm, monkeypatch, x, torch.linspace(0.5, 2, shape[-1]))
 
@@ -83,7 +82,7 @@ def test_threads_change_only_the_order_of_sums():
     try:
         for number in (1, 2, 2):
             torch.set_num_threads(number)
-            results.append(outputs_and_grads(causal_conv.causal_conv_silu, x, weight, bias))
+            results.append(outputs_and_grads(block_layers.causal_conv_silu, x, weight, bias))
     finally:
         torch.set_num_threads(threads)
     one, two, again = results

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_modeling import BACKBONES, SMALL, batch, make_model, make_posts
+from small_model import BACKBONES, SMALL, batch, make_model, make_posts
 from transformers import AttentionInterface
 
 from hf_mamba import HFMambaConfig, HFMambaForSequenceClassification, HFMambaModel

@@ -13,6 +13,7 @@ from transformers import BertTokenizer
 from transformers.models.siglip2.image_processing_pil_siglip2 import convert_image_to_patches
 
 from hf_mamba import processing_hf_mamba
+from hf_mamba.image_patches import read_image
 from hf_mamba.processing_hf_mamba import (
     HFMambaImageProcessor,
     HFMambaProcessor,
@@ -123,6 +124,8 @@ def test_data_url_is_read_and_http_url_goes_to_transformers(tmp_path, monkeypatc
     assert load_rgb_image(url).tobytes() == RGB.tobytes()
     monkeypatch.setattr(processing_hf_mamba, "load_image", lambda url: {"https://host/x.png": RGB}[url])
     assert load_rgb_image("https://host/x.png").tobytes() == RGB.tobytes()
+    with pytest.raises(ValueError, match="https://host/x.png.*is a URL"):
+        read_image("https://host/x.png")
     fetched = image_processor.fetch_images([url, [RGBA]])
     assert fetched[0].tobytes() == RGB.tobytes() and fetched[1][0] is RGBA
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from test_modeling import alone, batch, make_model, make_posts
-from test_selective_scan import IMPLEMENTATIONS
+from scan_checks import IMPLEMENTATIONS
+from small_model import alone, batch, make_model, make_posts
 
 from hf_mamba import HFMambaForSequenceClassification
 

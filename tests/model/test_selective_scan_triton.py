@@ -10,8 +10,7 @@ import importlib
 
 import pytest
 import torch
-from test_modeling import batch, make_model, make_posts
-from test_selective_scan import (
+from scan_checks import (
     Mixer,
     assert_close,
     check_against_float64,
@@ -20,8 +19,9 @@ from test_selective_scan import (
     make_inputs,
     outputs_and_grads,
 )
+from small_model import batch, make_model, make_posts
 
-from hf_mamba.gpu_kernels import INTERPRETED, small_scan, why_not_triton
+from hf_mamba.scan_kernels import INTERPRETED, small_scan, why_not_triton
 from hf_mamba.selective_scan import resolve_scan_implementation, selective_scan
 
 

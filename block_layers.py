@@ -1,25 +1,33 @@
 """
-Activation(Conv(x)) of the paper's Eq. 7: a causal depthwise convolution over time, then SiLU.
+The layers around the scan in a block: the causal convolution (Activation(Conv(x)) of the paper's Eq. 7), RMSNorm, the
+projection from the low-rank time step to Δ of every channel, and the parameters that are never decayed.
 
-Knows nothing of text or images. Symbols: b batch, l length, e channels, k width of the kernel. The layout is (b, l, e)
-as the projections around it have it, so that nothing is transposed on the way; `F.conv1d` would want (b, e, l).
+Nothing here depends on text or images. Symbols: b batch, l length, e channels, k width of the convolution, r rank of
+the time step, s state size. The layout is (b, l, e) as the projections have it, so that nothing is transposed on the
+way; `F.conv1d` would want (b, e, l).
 """
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from .cpu_kernels import runs_on_cpu_kernels
+from .scan_kernels import is_plain_eager, runs_on_cpu_kernels
 
 
 try:  # absent where Numba is
-    from .block_numba import conv_silu, conv_silu_backward
+    from .block_layers_numba import conv_silu, conv_silu_backward, rms_norm, rms_norm_backward
 except Exception:
-    conv_silu = conv_silu_backward = None
+    conv_silu = conv_silu_backward = rms_norm = rms_norm_backward = None
 
-try:  # an optional CUDA kernel; a broken install counts as none
+try:  # a broken install counts as none, and so does one without its CUDA extension
+    import causal_conv1d_cuda  # noqa: F401
     from causal_conv1d import causal_conv1d_fn
 except Exception:
     causal_conv1d_fn = None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The causal convolution
 
 
 def causal_conv_silu(x, weight, bias=None):
@@ -103,3 +111,76 @@ class _FusedConvSilu(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         return conv_silu_backward(grad, *ctx.saved_tensors)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# RMSNorm
+
+
+class RMSNorm(nn.RMSNorm):
+    """x / RMS(x) * weight over the last axis; parameters and answers are those of `nn.RMSNorm`."""
+
+    def forward(self, x):
+        """x (..., d) -> (..., d)"""
+        if not runs_on_cpu_kernels(x, self.weight) or x.numel() == 0:
+            return super().forward(x)
+        if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
+            return _FusedRMSNorm.apply(x, self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps)[0]
+
+
+class _FusedRMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        y, scale = rms_norm(x, weight, eps)
+        ctx.save_for_backward(x, weight, scale)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_y):
+        return (*rms_norm_backward(grad_y, *ctx.saved_tensors), None)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Parameters of the scan
+
+
+class UndecayedParameters(nn.Module):
+    """A (as log(-A)) and the skip D of Eq. 3, one row per channel."""
+
+    def __init__(self, e, s):
+        super().__init__()
+        self.A_log = nn.Parameter(torch.empty(e, s))
+        self.D = nn.Parameter(torch.empty(e))
+
+
+class TimeStepProjection(nn.Linear):
+    """dt (b, l, r) -> Δ before softplus (b, l, e), without the bias, which the scan adds in fp32."""
+
+    def forward(self, dt):
+        """dt (b, l, r) -> (b, l, e)"""
+        on_cpu = dt.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        if on_cpu and torch.is_grad_enabled() and is_plain_eager(dt, self.weight):
+            return _NarrowLinear.apply(dt, self.weight)
+        return F.linear(dt, self.weight)
+
+
+class _NarrowLinear(torch.autograd.Function):
+    """
+    `F.linear` with the products of its gradient in an order that suits a narrow x: the CPU's library is three to seven
+    times slower at autograd's own, with r = 4.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        return F.linear(x, weight)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        columns = weight.t().contiguous().t()  # the same (e, r) numbers, column by column
+        grad_x = grad @ columns if ctx.needs_input_grad[0] else None
+        grad_weight = (x.flatten(0, -2).t() @ grad.flatten(0, -2)).t() if ctx.needs_input_grad[1] else None
+        return grad_x, grad_weight
