@@ -25,6 +25,7 @@ from .vectors_numba import (
     load_one,
     mul,
     num_tasks,
+    pointer,
     run_tasks,
     sigmoid,
     splat,
@@ -141,7 +142,7 @@ def conv_silu(x, weight, bias):
     y = torch.empty(b, l, e)
     if y.numel():
         x, taps = _neighbours(x), weight.t().contiguous()
-        shared = (_address(x), taps.data_ptr(), 0 if bias is None else bias.data_ptr(), y.data_ptr(), l, e)
+        shared = (_address(x), taps.data_ptr(), pointer(bias), y.data_ptr(), l, e)
         parts = split(b, num_tasks(16 * b * l * e, b))
         run_tasks(_conv_silu, [(*shared, weight.shape[1], *rows) for rows in parts])
     return y
@@ -156,7 +157,7 @@ def conv_silu_backward(grad_y, x, weight, bias):
     if grad_x.numel():
         grad_y, x, taps = _neighbours(grad_y), _neighbours(x), weight.t().contiguous()
         scratch = torch.empty(len(parts), (3 * k + 1) * LANES)
-        shared = (_address(grad_y), _address(x), taps.data_ptr(), 0 if bias is None else bias.data_ptr())
+        shared = (_address(grad_y), _address(x), taps.data_ptr(), pointer(bias))
         run_tasks(
             _conv_silu_backward,
             [

@@ -1,6 +1,6 @@
 """
 The CPU kernel of the selective scan, through Numba: `numba_forward` and `numba_backward`, with the signatures of
-`torch_forward` and `torch_backward` in selective_scan.py, whose glossary holds here too.
+`torch_forward` and `torch_backward` in selective_scan_torch.py. The glossary is that of selective_scan.py.
 
 One pass over time for a block of 16 channels at once (a vector), CHUNK steps at a time, so that all that a chunk needs
 stays in the first-level cache; the innermost loop runs over the steps of one component n of the state, with h in a
@@ -35,12 +35,12 @@ from .vectors_numba import (
     load_first,
     load_one,
     mul,
-    num_tasks,
+    pointer,
     run_tasks,
     sigmoid,
     softplus,
     splat,
-    split,
+    split_work,
     store,
     store_first,
     store_one,
@@ -119,10 +119,11 @@ def load_steps(u, delta, bias, with_softplus, row, start, steps, channel, width,
 
 
 @inline
-def run_steps(h, h2, A2, at_n, two, pairs, steps, bounded, keep, exp2_constants, work):
+def run_steps(h, h2, A2, at_n, two, pairs, steps, bounded, keep, powers, work):
     """
     Eq. 5 for a component of the state, or `two` at once so that neither waits for the other's results: from h before
-    the chunk adds C·h to o and returns h after it. `keep`s the decays, and h before and after every step.
+    the chunk adds C·h to o and returns h after it. `keep`s the decays, and h before and after every step. Callers pass
+    `two`, `bounded` and `keep` as literals: the code is inlined, and what a literal rules out falls away.
     """
     a, a2 = load(A2, at_n), load(A2, at_n + LANES)
     if keep:
@@ -132,14 +133,14 @@ def run_steps(h, h2, A2, at_n, two, pairs, steps, bounded, keep, exp2_constants,
     for t in range(steps):
         at = t * STEP
         dt, dtu, o = load(work, at + DT), load(work, at + DTU), load(work, at + O)
-        decay = exp2_of_product(dt, a, exp2_constants) if bounded else exp2(mul(dt, a))
+        decay = exp2_of_product(dt, a, powers) if bounded else exp2(mul(dt, a))
         h = fma(decay, h, mul(dtu, splat(load_one(pairs, 2 * t))))
         o = fma(h, splat(load_one(pairs, 2 * t + 1)), o)
         if keep:
             store(work, at + DECAY, decay)
             store(work, at + STEP + H, h)
         if two:
-            decay = exp2_of_product(dt, a2, exp2_constants) if bounded else exp2(mul(dt, a2))
+            decay = exp2_of_product(dt, a2, powers) if bounded else exp2(mul(dt, a2))
             h2 = fma(decay, h2, mul(dtu, splat(load_one(pairs, NEXT_PAIRS + 2 * t))))
             o = fma(h2, splat(load_one(pairs, NEXT_PAIRS + 2 * t + 1)), o)
             if keep:
@@ -219,7 +220,7 @@ def _forward(
                 bounded = load_steps(
                     u, delta, bias, with_softplus, row, start, steps, channel, width, largest_A + 4 * channel, work
                 )  # fmt: skip
-                exp2_constants = load_exp2_constants(constants)
+                powers = load_exp2_constants(constants)
                 at_state = (row * chunks + chunk) * s * e + channel
                 n = 0
                 while n < s:
@@ -231,18 +232,12 @@ def _forward(
                         if two:
                             store_first(states, at_state + (n + 1) * e, width, h_n2)
                     if two:
-                        h_n, h_n2 = run_steps(
-                            h_n, h_n2, A2, at_n, True, pairs_n, steps, True, False, exp2_constants, work
-                        )  # fmt: skip
+                        h_n, h_n2 = run_steps(h_n, h_n2, A2, at_n, True, pairs_n, steps, True, False, powers, work)
                         store(h, at_n + LANES, h_n2)
                     elif bounded:
-                        h_n, h_n2 = run_steps(
-                            h_n, h_n2, A2, at_n, False, pairs_n, steps, True, False, exp2_constants, work
-                        )  # fmt: skip
+                        h_n, h_n2 = run_steps(h_n, h_n2, A2, at_n, False, pairs_n, steps, True, False, powers, work)
                     else:
-                        h_n, h_n2 = run_steps(
-                            h_n, h_n2, A2, at_n, False, pairs_n, steps, False, False, exp2_constants, work
-                        )  # fmt: skip
+                        h_n, h_n2 = run_steps(h_n, h_n2, A2, at_n, False, pairs_n, steps, False, False, powers, work)
                     store(h, at_n, h_n)
                     n += 2 if two else 1
                 skip = load_first(D, channel, width) if D != 0 else constant(0.0)
@@ -318,32 +313,29 @@ def _backward(
                     u, delta, bias, with_softplus, row, start, steps, channel, width, largest_A + 4 * channel, work
                 )  # fmt: skip
                 load_gate(grad_y, z, row, start, steps, channel, width, work)
-                exp2_constants = load_exp2_constants(constants)
+                powers = load_exp2_constants(constants)
                 at_state = (row * chunks + chunk) * s * e + channel
                 n = 0
                 while n < s:
                     two = bounded and n + 1 < s
-                    at_n, pairs_n, sums_n = (
-                        (block * s + n) * LANES,
-                        pairs + 4 * n * NEXT_PAIRS,
-                        sums + 4 * n * NEXT_SUMS,
-                    )
+                    at_n = (block * s + n) * LANES
+                    pairs_n, sums_n = pairs + 4 * n * NEXT_PAIRS, sums + 4 * n * NEXT_SUMS
                     h = load_first(states, at_state + n * e, width)
                     if two:
                         h2 = load_first(states, at_state + (n + 1) * e, width)
-                        run_steps(h, h2, A2, at_n, True, pairs_n, steps, True, True, exp2_constants, work)
+                        run_steps(h, h2, A2, at_n, True, pairs_n, steps, True, True, powers, work)
                         reverse_steps(at_n, True, A2, carry, grad_A, pairs_n, steps, work, sums_n)
                     else:
                         if bounded:
-                            run_steps(h, h, A2, at_n, False, pairs_n, steps, True, True, exp2_constants, work)
+                            run_steps(h, h, A2, at_n, False, pairs_n, steps, True, True, powers, work)
                         else:
-                            run_steps(h, h, A2, at_n, False, pairs_n, steps, False, True, exp2_constants, work)
+                            run_steps(h, h, A2, at_n, False, pairs_n, steps, False, True, powers, work)
                         reverse_steps(at_n, False, A2, carry, grad_A, pairs_n, steps, work, sums_n)
                     n += 2 if two else 1
                 skip = load_first(D, channel, width) if D != 0 else constant(0.0)
                 grad_D_sum, grad_bias_sum = constant(0.0), constant(0.0)
                 for t in range(steps):
-                    at, position = t * STEP, start + t
+                    at, place = t * STEP, start + t
                     u_t, grad_o, grad_dtu = load(work, at + U), load(work, at + GRAD_O), load(work, at + GRAD_DTU)
                     grad_dt = fma(grad_dtu, u_t, mul(load(work, at + GRAD_DTA), constant(LN_2)))
                     if with_softplus:
@@ -355,13 +347,11 @@ def _backward(
                         o = fma(skip, u_t, o)
                     grad_D_sum = fma(grad_o, u_t, grad_D_sum)
                     grad_bias_sum = add(grad_bias_sum, grad_dt)
-                    store_first(grad_u[0], row * grad_u[1] + position * grad_u[2] + channel, width, grad_u_t)
-                    store_first(
-                        grad_delta[0], row * grad_delta[1] + position * grad_delta[2] + channel, width, grad_dt
-                    )
+                    store_first(grad_u[0], row * grad_u[1] + place * grad_u[2] + channel, width, grad_u_t)
+                    store_first(grad_delta[0], row * grad_delta[1] + place * grad_delta[2] + channel, width, grad_dt)
                     if z[0] != 0:
                         grad_z_t = mul(o, load(work, at + GATE_SLOPE))
-                        store_first(grad_z[0], row * grad_z[1] + position * grad_z[2] + channel, width, grad_z_t)
+                        store_first(grad_z[0], row * grad_z[1] + place * grad_z[2] + channel, width, grad_z_t)
                 store(grad_D, channel, add(load(grad_D, channel), grad_D_sum))
                 store(grad_bias, channel, add(load(grad_bias, channel), grad_bias_sum))
             store_sums(sums, grad_B, grad_C, row, start, steps, s)
@@ -375,10 +365,6 @@ def _backward(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The kernels
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # From tensors to addresses
 
 
@@ -388,30 +374,28 @@ def compile_scan():
 
 
 def numba_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep_states):
-    """As `torch_forward` in selective_scan.py; the state is fp32."""
+    """As `torch_forward`; the state is fp32."""
     (b, e, l), s = u.shape, A.shape[1]
     y = u.new_empty(b, l, e).transpose(1, 2)
     result = y if u.dtype == torch.float32 else u.new_empty(b, l, e, dtype=torch.float32).transpose(1, 2)
     states = u.new_empty(b, -(-l // CHUNK), s, e, dtype=torch.float32) if keep_states else None
     if result.numel():
-        tensors, addresses = _by_channel(u, delta, B, C, z)
-        D, delta_bias = _flat(D), _flat(delta_bias)
-        A = A.float()
-        arguments = (*addresses, _address(result), _address_of_A(A), *map(_first, (D, delta_bias, states)))
+        kept, addresses = _by_channel(u, delta, B, C, z)
+        A, D, delta_bias = A.float(), _flat(D), _flat(delta_bias)
+        arguments = (*addresses, _address(result), (A.data_ptr(), *A.stride()), *map(pointer, (D, delta_bias, states)))
         arguments += (e, l, s, delta_softplus)
-        tasks = _tasks(b, e, l, s)
+        tasks = split_work(b * e * l * s, b, -(-e // LANES))
         scratch = torch.empty(len(tasks), scratch_size(e, s))
         run_tasks(
             _forward, [(*arguments, EXP2_CONSTANTS, work.data_ptr(), *task) for work, task in zip(scratch, tasks)]
         )
-        del tensors
     return y if result is y else y.copy_(result), states
 
 
 def numba_backward(grad_y, u, delta, A, B, C, D, z, delta_bias, delta_softplus, states, needs):
-    """As `torch_backward` in selective_scan.py."""
+    """As `torch_backward`."""
     (b, e, l), s = u.shape, A.shape[1]
-    tasks = _tasks(b, e, l, s)
+    tasks = split_work(b * e * l * s, b, -(-e // LANES))
     split_channels = len(tasks) > 1 and tasks[0][:2] == tasks[1][:2]
     fp32 = {"dtype": torch.float32, "device": u.device}
     grad_u, grad_delta = (torch.empty(b, l, e, **fp32).transpose(1, 2) for _ in range(2))
@@ -427,12 +411,18 @@ def numba_backward(grad_y, u, delta, A, B, C, D, z, delta_bias, delta_softplus, 
         for i, task in enumerate(tasks):
             parts = (x[i if split_channels else 0].transpose(1, 2) for x in (grad_B, grad_C))
             grads = map(_address, (grad_u, grad_delta, *parts, grad_z))
-            parameters = (_address_of_A(A32), *map(_first, (D32, bias32, states)), e, l, s, delta_softplus)
+            parameters = (
+                (A32.data_ptr(), *A32.stride()),
+                *map(pointer, (D32, bias32, states)),
+                e,
+                l,
+                s,
+                delta_softplus,
+            )
             calls.append(
                 (*addresses, *grads, *parameters, sums[i].data_ptr(), EXP2_CONSTANTS, scratch[i].data_ptr(), *task)
             )
         run_tasks(_backward, calls)
-        del kept
     grad_A, grad_D, grad_bias = sums.sum(0).split([s, 1, 1])
     grad_B, grad_C = (x.sum(0).transpose(1, 2) if split_channels else x[0].transpose(1, 2) for x in (grad_B, grad_C))
     # clones: the results of an operator may not share memory
@@ -443,7 +433,7 @@ def numba_backward(grad_y, u, delta, A, B, C, D, z, delta_bias, delta_softplus, 
 
 
 def _by_channel(*tensors):
-    """fp32 tensors (b, k, l) whose neighbours in memory are channels (copies if they weren't), and their addresses."""
+    """fp32 tensors (b, k, l), channels side by side, which must live while a kernel runs; and their addresses."""
     tensors = [x if x is None or x.dtype == torch.float32 else x.float() for x in tensors]
     tensors = [
         x if x is None or x.stride(1) == 1 or x.shape[1] == 1 else x.transpose(1, 2).contiguous().transpose(1, 2)
@@ -456,22 +446,5 @@ def _address(x):
     return (0, 0, 0) if x is None else (x.data_ptr(), x.stride(0), x.stride(2))
 
 
-def _address_of_A(A):
-    return (A.data_ptr(), *A.stride())
-
-
 def _flat(x):
     return None if x is None else x.float().contiguous()
-
-
-def _first(x):
-    return 0 if x is None else x.data_ptr()
-
-
-def _tasks(b, e, l, s):
-    """Ranges of rows and blocks of channels, (row0, row1, block0, block1) for each thread."""
-    blocks = -(-e // LANES)
-    most = num_tasks(b * e * l * s, max(b, blocks))
-    if b >= most:
-        return [(start, stop, 0, blocks) for start, stop in split(b, most)]
-    return [(0, b, start, stop) for start, stop in split(blocks, min(most, blocks))]

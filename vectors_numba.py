@@ -94,6 +94,11 @@ def _say_that_nothing_is_kept():
 # Memory
 
 
+def pointer(x):
+    """The address of a tensor's first element as kernels take it; 0 for None."""
+    return 0 if x is None else x.data_ptr()
+
+
 def _pointer(builder, address, index, pointee):
     element = builder.gep(builder.inttoptr(address, ir.FloatType().as_pointer()), [index])
     return builder.bitcast(element, pointee.as_pointer())
@@ -396,6 +401,14 @@ def split(size, parts):
     """`size` things in `parts` ranges of nearly equal length, as (start, stop) each."""
     bounds = [size * i // parts for i in range(parts + 1)]
     return list(zip(bounds, bounds[1:]))
+
+
+def split_work(work, b, blocks):
+    """Ranges of rows and of blocks of channels, (row0, row1, block0, block1), for each task of `work` operations."""
+    most = num_tasks(work, max(b, blocks))
+    if b >= most:
+        return [(start, stop, 0, blocks) for start, stop in split(b, most)]
+    return [(0, b, start, stop) for start, stop in split(blocks, min(most, blocks))]
 
 
 def run_tasks(function, tasks):

@@ -4,19 +4,15 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from hub_server import running_hub
-from huggingface_hub import ModelCard, ModelCardData
 from running import command, refused, without_numba
-from transformers.utils.hub import PushToHubMixin
 
 from hf_mamba import HFMambaForSequenceClassification, HFMambaProcessor
 from hf_mamba.classification import share
-from hf_mamba.classification.support import upload_check
 
 
 TOKENS = {"hf_mine": ("me", "write"), "hf_reader": ("me", "read"), "hf_other": ("other", "write")}
@@ -333,100 +329,6 @@ def test_the_command_refuses_what_computes_something_else(copied):
         share.main([str(copied)])
     with pytest.raises(ValueError, match="can't be loaded as a checkpoint"):
         share.main([str(copied / "nowhere")])
-
-
-def test_a_model_takes_the_card_of_its_run_along(finished, tmp_path, monkeypatch):
-    """As long as it is still the model that the card describes."""
-    card = tmp_path / "README.md"
-    uploads = []
-
-    def upload(self, working_dir, repo_id, *args, **kwargs):
-        uploads.append(
-            {path.name: path.read_text() for path in Path(working_dir).iterdir() if path.suffix != ".safetensors"}
-        )
-
-    monkeypatch.setattr(upload_check, "check_checkpoint", lambda *args, **kwargs: None)
-    monkeypatch.setattr(PushToHubMixin, "_upload_modified_files", upload)
-    model = HFMambaForSequenceClassification.from_pretrained(finished[0])
-    blank = ModelCard.from_template(
-        ModelCardData(tags=["mine"]), model_description="This model card has been automatically generated."
-    )
-    for text in (str(blank), "---\ntags: [mine]\n---\nWritten by hand."):
-        card.write_text(text)
-        model._upload_modified_files(tmp_path, "me/other")
-    with torch.no_grad():
-        model.classifier.bias.add_(1)
-    card.write_text(str(blank))
-    model._upload_modified_files(tmp_path, "me/other")
-    filled, by_hand, trained_on = (upload["README.md"] for upload in uploads)
-    assert "## Limits" in filled and 'from_pretrained("me/other", trust' in filled
-    assert {"mine", "mamba"} <= set(ModelCard(filled).data.tags) and ModelCard(filled).data.eval_results
-    assert json.loads(uploads[0]["all_results.json"])["test_accuracy"] == finished[1]["test"]["accuracy"]
-    assert by_hand.endswith("Written by hand.") and trained_on == str(blank)
-
-
-@pytest.fixture
-def uploads(monkeypatch):
-    """The names of the repos that folders were uploaded to, where none is."""
-    names = []
-    monkeypatch.setattr(PushToHubMixin, "_create_repo", lambda self, repo_id, *args, **kwargs: repo_id, raising=False)
-    monkeypatch.setattr(
-        PushToHubMixin, "_upload_modified_files", lambda self, folder, repo_id, *args, **kwargs: names.append(repo_id)
-    )
-    return names
-
-
-def parts_of(folder):
-    """A model, a processor and a config of the package, imported from the modules themselves."""
-    from hf_mamba.configuration_hf_mamba import HFMambaConfig
-    from hf_mamba.modeling_hf_mamba import HFMambaForSequenceClassification
-    from hf_mamba.processing_hf_mamba import HFMambaProcessor
-
-    return [cls.from_pretrained(folder) for cls in (HFMambaForSequenceClassification, HFMambaProcessor, HFMambaConfig)]
-
-
-def test_the_package_checks_every_part_that_it_pushes(finished, uploads, tmp_path, monkeypatch):
-    checked = []
-
-    def check(folder, model=None, processor=None, name=None):
-        checked.append((name, model, processor))
-        assert (Path(folder) / "selective_scan.py").is_file()
-
-    monkeypatch.setattr(upload_check, "check_checkpoint", check)
-    model, processor, config = parts_of(finished[0])
-    for part in (model, processor, config):
-        part.save_pretrained(tmp_path / "saved", push_to_hub=True, repo_id="me/saved")
-    expected = [
-        ("The model for me/saved", model, None),
-        ("The processor for me/saved", None, processor),
-        ("The config for me/saved", None, None),
-    ]
-    assert checked == expected and uploads == ["me/saved"] * 3
-
-
-def test_the_package_uploads_nothing_that_does_not_work(finished, uploads, tmp_path):
-    model, processor, config = parts_of(finished[0])
-    with torch.no_grad():
-        model.model.norm.weight[0] = float("nan")
-    with pytest.raises(ValueError, match="The model for me/new can't be shared: its weight model.norm.weight .* NaN"):
-        model.save_pretrained(tmp_path / "model", push_to_hub=True, repo_id="me/new")
-    config.save_pretrained(tmp_path / "config")
-    with (tmp_path / "config" / "image_patches.py").open("a") as file:
-        file.write("\n# changed\n")
-    with pytest.raises(
-        ValueError, match="The config for me/new can't be shared: its image_patches.py is not the code"
-    ):
-        config._upload_modified_files(tmp_path / "config", "me/new")
-    assert uploads == []
-
-
-def test_a_config_alone_is_checked_by_loading_its_code(finished, tmp_path):
-    config = parts_of(finished[0])[2]
-    config.save_pretrained(tmp_path)
-    upload_check.check_checkpoint(tmp_path)
-    (tmp_path / "packed_sequence.py").unlink()
-    with pytest.raises(ValueError, match="packed_sequence.py"):
-        upload_check.check_checkpoint(tmp_path)
 
 
 def test_a_failed_upload_loses_nothing(monkeypatch, tmp_path):

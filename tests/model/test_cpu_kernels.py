@@ -176,8 +176,8 @@ def test_workers_compute_what_their_parent_does(start_method, tmp_path):
     (tmp_path / "scan_for_workers.py").write_text(
         SCAN
         + textwrap.dedent("""
-        from hf_mamba import selective_scan_numba
-        selective_scan_numba.num_tasks = lambda work, most: 2
+        from hf_mamba import vectors_numba
+        vectors_numba.num_tasks = lambda work, most: 2
 
         class Scans(torch.utils.data.Dataset):
             def __len__(self):
