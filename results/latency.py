@@ -10,7 +10,7 @@ from hf_mamba.configuration_hf_mamba import HFMambaConfig
 from hf_mamba.modeling_hf_mamba import HFMambaForSequenceClassification
 
 
-# Words the paper reads of a text, and its classes; one picture of 224 x 224 in patches of 16 x 16
+# Words the paper reads of a text, and its classes; one image of 224 x 224 in patches of 16 x 16
 PAPER_DATA = {
     "Twitter Sarcasm": {"text_tokens": 15, "num_labels": 2},
     "Yelp Sentiment": {"text_tokens": 128, "num_labels": 5},
@@ -24,7 +24,7 @@ def paper_config(data, fields):
 
 
 def count_parameters(config):
-    """How many numbers the model of a config, or of a config.json as dict, learns; built without memory."""
+    """How many parameters the model of a config, or of a config.json as dict, has; built without memory."""
     if isinstance(config, dict):
         config = HFMambaConfig.from_dict(dict(config))
     with torch.device("meta"):
@@ -36,8 +36,8 @@ def measure_latency(configs, *, text_tokens, batch, repeats):
     Seconds of a forward pass without gradients in fp32, on CPU with as many threads as torch is set to.
 
     Args:
-        configs: {row: HFMambaConfig}; their passes take turns, so that a machine that gets busy slows all alike
-        text_tokens: words of each text; with the picture's patches the length of the sequence
+        configs: {row: HFMambaConfig}; they take turns, so that a machine that gets busy slows all alike
+        text_tokens: words of each text; with the image's patches the length of the sequence
         batch: posts at once, all of that length
         repeats: turns after one that warms up
 
@@ -59,18 +59,12 @@ def measure_latency(configs, *, text_tokens, batch, repeats):
 
 
 def _inputs(config, text_tokens, batch, generator):
-    patches, width = patches_of(config), config.patch_size**2 * config.num_channels
     return {
         "input_ids": torch.randint(1, config.vocab_size, (batch, text_tokens), generator=generator),
         "attention_mask": torch.ones(batch, text_tokens, dtype=torch.long),
-        "pixel_values": torch.randn(batch, patches, width, generator=generator),
-        "pixel_attention_mask": torch.ones(batch, patches, dtype=torch.long),
+        "pixel_values": torch.randn(batch, config.num_patches, config.patch_dim, generator=generator),
+        "pixel_attention_mask": torch.ones(batch, config.num_patches, dtype=torch.long),
     }
-
-
-def patches_of(config):
-    """The patches of one picture."""
-    return (config.image_size // config.patch_size) ** 2
 
 
 def latency_lines(rows, *, machine_kind, commit, repeats=None):
@@ -87,9 +81,9 @@ def latency_lines(rows, *, machine_kind, commit, repeats=None):
         configs = {row: paper_config(data, fields) for row, (of, fields) in rows.items() if of == data}
         if not configs:
             continue
-        patches = patches_of(next(iter(configs.values())))
+        patches = next(iter(configs.values())).num_patches
         for batch, count in (REPEATS if repeats is None else repeats).items():
-            found = measure_latency(configs, text_tokens=settings["text_tokens"], batch=batch, repeats=count)
+            medians = measure_latency(configs, text_tokens=settings["text_tokens"], batch=batch, repeats=count)
             lines += [
                 {
                     "row": row, "data": data, "text_tokens": settings["text_tokens"], "patches": patches,
@@ -98,6 +92,6 @@ def latency_lines(rows, *, machine_kind, commit, repeats=None):
                     "machine_kind": machine_kind, "commit": commit,
                     "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
                 }
-                for row, seconds in found.items()
+                for row, seconds in medians.items()
             ]  # fmt: skip
     return lines

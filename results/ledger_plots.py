@@ -39,7 +39,7 @@ class Dot:
         """Over seeds; None if not run."""
         return statistics.fmean(self.values) if self.values else None
 
-    def told(self):
+    def figures(self):
         """Its figures as text, on the right of the row."""
         if not self.values:
             return _number(self.paper, 4)  # as printed
@@ -95,7 +95,7 @@ def measured_panel(ledger, table) -> Panel:
 
 
 def _ends(score, metric):
-    """The interval over seeds, drawn no further than a score can go."""
+    """The interval over seeds, cut off where a score can't go."""
     low, high = score["seeds_low"], score["seeds_high"]
     if low is None or metric == "rmse":
         return low, high
@@ -149,7 +149,7 @@ def in_columns(panels) -> list[list[Panel]]:
     return [column for column in columns if column]
 
 
-def draw_plots(ledger, path) -> None:
+def write_plots(ledger, path) -> None:
     """
     Writes the page as a PNG.
 
@@ -175,7 +175,7 @@ def page_of(panels):
         for panel in column:
             top -= panel.height
             inches = (place * box + _LABELS, top + 0.5, box - _LABELS - _FIGURES, panel.height - _FRAME)
-            draw_panel(figure.add_axes([inch / of for inch, of in zip(inches, (_WIDTH, height) * 2)]), panel)
+            plot_panel(figure.add_axes([inch / of for inch, of in zip(inches, (_WIDTH, height) * 2)]), panel)
     title = "HF-Mamba: measured here, and printed by the paper"
     figure.text(0.02, 1 - 0.32 / height, title, fontsize=15, weight="bold")
     legend(figure, height)
@@ -203,7 +203,7 @@ def legend(figure, height):
     )
 
 
-def draw_panel(axes, panel: Panel) -> None:
+def plot_panel(axes, panel: Panel) -> None:
     """One panel: rows from the top, their figures on the right."""
     count = len(panel.dots)
     low, high = limits(panel)
@@ -229,14 +229,14 @@ def draw_panel(axes, panel: Panel) -> None:
         axes.axvline(panel.reference.mean, color=MEASURED, lw=0.8, alpha=0.5, zorder=1)
         axes.get_yticklabels()[panel.dots.index(panel.reference)].set_fontweight("bold")
     for place, dot in enumerate(panel.dots):
-        draw_dot(axes, place, dot)
+        plot_dot(axes, place, dot)
         axes.annotate(
-            dot.told(), (1, place), xycoords=("axes fraction", "data"), xytext=(8, 0), textcoords="offset points",
+            dot.figures(), (1, place), xycoords=("axes fraction", "data"), xytext=(8, 0), textcoords="offset points",
             va="center", fontsize=9, color=MEASURED if dot.values else PAPER,
         )  # fmt: skip
 
 
-def draw_dot(axes, place, dot: Dot) -> None:
+def plot_dot(axes, place, dot: Dot) -> None:
     """The marks of one row."""
     if dot.paper is not None:
         axes.plot(dot.paper, place, "o", mfc="white", mec=PAPER, mew=1.3, ms=7, zorder=3)
@@ -249,8 +249,10 @@ def draw_dot(axes, place, dot: Dot) -> None:
 
 
 def limits(panel: Panel) -> tuple[float, float]:
-    """Where the axis begins and ends: around everything that is drawn, up to 1 where scores get there."""
-    drawn = [value for dot in panel.dots for value in (*dot.values, dot.low, dot.high, dot.paper) if value is not None]
-    drawn += [panel.majority] if panel.majority is not None else []
-    margin = 0.04 * (max(drawn) - min(drawn) or 1)
-    return min(drawn) - margin, max(drawn) + margin
+    """Where the axis begins and ends: around everything that is plotted, up to 1 where scores get there."""
+    plotted = [
+        value for dot in panel.dots for value in (*dot.values, dot.low, dot.high, dot.paper) if value is not None
+    ]
+    plotted += [panel.majority] if panel.majority is not None else []
+    margin = 0.04 * (max(plotted) - min(plotted) or 1)
+    return min(plotted) - margin, max(plotted) + margin

@@ -11,7 +11,6 @@ What the ledger is made of: the paper's figures, our measured rows, and the word
 Every reader refuses what it doesn't know, naming file and line.
 """
 
-import difflib
 import json
 import statistics
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 from scipy import stats
+
+from hf_mamba.classification.support.messages import did_you_mean
 
 
 LEVEL = 0.95
@@ -68,7 +69,7 @@ def read_yaml(path):
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise ValueError(f"{path}{where}: no valid YAML ({getattr(error, 'problem', error)}).") from None
+        raise ValueError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)}).") from None
 
 
 def check_keys(path, mapping, known, what, required=()):
@@ -76,15 +77,15 @@ def check_keys(path, mapping, known, what, required=()):
     line = mapping.get(_LINE)
     for key in mapping.keys() - {_LINE}:
         if key not in known:
-            raise ValueError(f"{path}, line {line}: {what} has no key {key!r}{_meant(key, known)}.")
+            raise ValueError(f"{path}, line {line}: {what} has no key {key!r}.{_meant(key, known)}")
     for key in required:
         if key not in mapping:
             raise ValueError(f"{path}, line {line}: {what} lacks {key!r}.")
 
 
 def _meant(name, known):
-    close = difflib.get_close_matches(str(name), list(map(str, known)), n=1)
-    return f": did you mean {close[0]!r}?" if close else f": it knows {', '.join(sorted(map(str, known)))}"
+    """What a misspelt name may have meant, or what there is."""
+    return did_you_mean(name, known, otherwise=f" It knows {', '.join(sorted(map(str, known)))}.")
 
 
 def without_lines(mapping):
@@ -134,8 +135,8 @@ def read_rows(path):
             check_keys(path, row, _ROW_KEYS, f"row {key} of table {name}", ("label",))
             if "needs" in row and row["needs"] not in words["needs"]:
                 raise ValueError(
-                    f"{path}, line {row[_LINE]}: needs: {row['needs']} is not said above"
-                    f"{_meant(row['needs'], without_lines(words['needs']))}."
+                    f"{path}, line {row[_LINE]}: needs: {row['needs']} is not listed above."
+                    f"{_meant(row['needs'], without_lines(words['needs']))}"
                 )
     tables = {name: _plain_table(table) for name, table in without_lines(words["tables"]).items()}
     notes = [{k: without_lines(v) if isinstance(v, dict) else v for k, v in note.items()} for note in words["notes"]]
@@ -155,7 +156,7 @@ def check_row_is_known(words, table, row, where):
     """Refuses a row that rows.yaml's list of its table, if it has one, doesn't name."""
     known = words["tables"].get(table, {}).get("rows")
     if known is not None and row not in known:
-        raise ValueError(f"{where}: table {table} has no row {row!r}{_meant(row, known)}; {ROWS_FILE} lists them.")
+        raise ValueError(f"{where}: table {table} has no row {row!r}.{_meant(row, known)} {ROWS_FILE} lists them.")
 
 
 def read_lines(path, keys, what):
@@ -169,11 +170,13 @@ def read_lines(path, keys, what):
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise ValueError(f"{where}: no valid JSON ({error}). {what} writes this file; restore the line.") from None
+            raise ValueError(
+                f"{where}: not valid JSON ({error}). {what} writes this file; restore the line."
+            ) from None
         if not isinstance(row, dict):
             raise ValueError(f"{where}: a JSON {type(row).__name__}, not an object.")
         for key in row.keys() - keys.keys() - {"groups"}:
-            raise ValueError(f"{where}: there is no key {key!r}{_meant(key, keys)}.")
+            raise ValueError(f"{where}: there is no key {key!r}.{_meant(key, keys)}")
         for key, kind in keys.items():
             if key not in row:
                 raise ValueError(f"{where}: {key!r} is missing.")
@@ -285,7 +288,7 @@ def read_ledger(folder) -> Ledger:
     for number, line in enumerate(latency, start=1):
         if line["row"] not in known:
             where = f"{folder / LATENCY_FILE}, line {number}"
-            raise ValueError(f"{where}: table4 has no row {line['row']!r}{_meant(line['row'], known)}.")
+            raise ValueError(f"{where}: table4 has no row {line['row']!r}.{_meant(line['row'], known)}")
     return Ledger(
         read_paper(folder / PAPER_FILE), words, {(row["table"], row["row"]): row for row in measured}, latency
     )

@@ -20,7 +20,8 @@ from hf_mamba import run_classification
 
 pytestmark = pytest.mark.skipif(find_spec("pip") is None, reason="this environment has no pip to build a wheel with")
 ROOT = Path(run_classification.__file__).parent
-NOT_SOURCES = shutil.ignore_patterns(".*", "outputs", "runs", "build", "dist", "*.egg-info", "__pycache__")
+NOT_SOURCES = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__")
+OUTPUTS = {"outputs", "runs"}  # beside the sources; classification/runs is a room of them
 
 
 def pip(*arguments):
@@ -32,7 +33,11 @@ def pip(*arguments):
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    shutil.copytree(ROOT, folder / "checkout", ignore=NOT_SOURCES)
+    shutil.copytree(
+        ROOT,
+        folder / "checkout",
+        ignore=lambda path, names: NOT_SOURCES(path, names) | (OUTPUTS if Path(path) == ROOT else set()),
+    )
     pip("wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", folder, folder / "checkout")
     return next(folder.glob("hf_mamba-*.whl"))
 

@@ -1,4 +1,4 @@
-"""The ledger: the committed page is what the command draws, figures land where they belong, mistakes are named."""
+"""The ledger: the committed page is what the command generates, figures land where they belong, mistakes are named."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from latency import latency_lines, measure_latency, paper_config
-from ledger import check, draw_page, main, number
+from ledger import check, generate_page, main, number
 from ledger_plots import in_columns, panels_of
 from ledger_rows import read_ledger, read_paper, read_rows, summarise, t_interval, welch
 from scipy import stats
@@ -57,7 +57,7 @@ def cells(page, *starts):
 
 
 def test_the_committed_page_is_what_the_command_writes():
-    assert draw_page(read_ledger(RESULTS)) == (RESULTS / "ledger.md").read_text("utf-8")
+    assert generate_page(read_ledger(RESULTS)) == (RESULTS / "ledger.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("script, expected", [("ledger.py", "Wrote"), ("record.py", "There is no folder nothing")])
@@ -106,12 +106,12 @@ def test_intervals_are_scipys():
     assert welch([0.5], [0.4, 0.6])[1:] == (None, None) and welch([1, 1], [1, 1]) == (0, 0, 0)
 
 
-def test_a_grid_tells_what_the_seeds_tell_apart(tmp_path, copy):
+def test_a_grid_names_the_rows_that_differ_by_more_than_the_seeds(tmp_path, copy):
     (copy / "measured.jsonl").unlink()
     values = {"reference": [0.8, 0.82, 0.81], "text": [0.5, 0.51, 0.5], "simple": [0.8, 0.81, 0.83]}
     values["bidirectional"] = [0.9, 0.91, 0.92]
     add(copy, *(a_row("grid_builtin", row, of) for row, of in values.items()))
-    page = draw_page(read_ledger(copy))
+    page = generate_page(read_ledger(copy))
     assert "Below the reference: a row text. Above it: a row bidirectional. Not told" in page
     assert "by these seeds: a row simple. Of 3 comparisons" in page
     [row] = cells(page, "a row bidirectional", ".9100 ± .0100")
@@ -125,7 +125,7 @@ def test_a_measured_row_stands_beside_the_papers_in_every_table_that_prints_it(c
         for name, value in zip(("accuracy", "precision", "recall", "f1"), (0.7, 0.6, 0.5, 0.55))
     }
     add(copy, a_row("table1", "twitter", [0.7], scores=scores))
-    page = draw_page(read_ledger(copy))
+    page = generate_page(read_ledger(copy))
     assert ["text and image", "HF-Mamba", "measured", ".7000", ".6000", ".5000", ".5500"] in cells(page)
     assert cells(page, "Mamba", "Twitter Sarcasm", ".9191", ".7000")
     assert cells(page, "text and image", "Twitter Sarcasm", ".9191", ".7000")
@@ -136,7 +136,7 @@ def test_a_measured_row_stands_beside_the_papers_in_every_table_that_prints_it(c
 def test_groups_fill_the_cities_of_table_2(copy):
     groups = {city: {"accuracy": summarise([value])} for city, value in (("BO", 0.61), ("New York", 0.62))}
     add(copy, a_row("table2", "yelp", [0.6], groups=groups), a_row("open", "any", [0.5], groups=groups))
-    page = draw_page(read_ledger(copy))
+    page = generate_page(read_ledger(copy))
     assert [
         "text and image",
         "HF-Mamba",
@@ -151,15 +151,15 @@ def test_groups_fill_the_cities_of_table_2(copy):
     assert "## open" in page and cells(page, "a row any")[0][-4:] == [".6100", ".6200", "1,234", "1"]
 
 
-def test_what_is_said_of_the_paper_follows_from_its_figures(copy):
-    page = draw_page(read_ledger(copy))
+def test_what_is_written_of_the_paper_follows_from_its_figures(copy):
+    page = generate_page(read_ledger(copy))
     assert "No confusion matrix of 959 positives and 1,450 negatives gives its row" in page
     assert "imply accuracy 0.9228" in page and "right for .6019" in page and "DMF-RHGT-HPA with .6390" in page
     text = (copy / "paper.yaml").read_text()
     text = text.replace('"0.9191", precision: "0.9210", recall: "0.8816", f1: "0.9009"',
                         '"0.5000", precision: "0.4000", recall: "0.5120", f1: "0.4491"')  # fmt: skip
     (copy / "paper.yaml").write_text(text.replace("0.5682", "0.6682"))
-    page = draw_page(read_ledger(copy))
+    page = generate_page(read_ledger(copy))
     assert "imply accuracy 0.9228" not in page and "heads = 4) .5682" not in page
 
 
@@ -171,11 +171,11 @@ def refused(folder):
 
 def test_a_malformed_line_is_named(copy):
     count = len((copy / "measured.jsonl").read_text().splitlines())
-    for broken, said in (
-        ("{", "no valid JSON"),
+    for broken, expected in (
+        ("{", "not valid JSON"),
         ("[]", "not an object"),
-        (json.dumps(a_row("grid_builtin", "referense", [0.5])), "did you mean 'reference'"),
-        (json.dumps(a_row("open", "x", [0.5], comit="abc")), "no key 'comit': did you mean 'commit'"),
+        (json.dumps(a_row("grid_builtin", "referense", [0.5])), "Did you mean 'reference'"),
+        (json.dumps(a_row("open", "x", [0.5], comit="abc")), "no key 'comit'. Did you mean 'commit'"),
         (json.dumps(a_row("open", "x", [0.5], seeds=[0, 1])), "1 values for 2 seeds"),
         (json.dumps(a_row("open", "x", [0.5], metric="f1")), "no scores of its metric"),
         (json.dumps(a_row("open", "x", [0.5], date=None)), "'date' can't be None"),
@@ -185,7 +185,7 @@ def test_a_malformed_line_is_named(copy):
         with open(copy / "measured.jsonl", "a") as file:
             file.write(broken)
         message = refused(copy)
-        assert f"measured.jsonl, line {count + 1}" in message and said in message, message
+        assert f"measured.jsonl, line {count + 1}" in message and expected in message, message
 
 
 def test_a_recorded_command_that_names_no_recipe_is_named(copy):
@@ -194,27 +194,27 @@ def test_a_recorded_command_that_names_no_recipe_is_named(copy):
 
 
 @pytest.mark.parametrize(
-    "file, old, new, said",
+    "file, old, new, expected",
     [
-        ("rows.yaml", "short: Built-in", "shrt: Built-in", "has no key 'shrt': did you mean 'short'"),
-        ("rows.yaml", "needs: twitter_texts", "needs: twitter_text", "did you mean 'twitter_texts'"),
+        ("rows.yaml", "short: Built-in", "shrt: Built-in", "has no key 'shrt'. Did you mean 'short'"),
+        ("rows.yaml", "needs: twitter_texts", "needs: twitter_text", "Did you mean 'twitter_texts'"),
         ("rows.yaml", "same_as: table2.yelp,", "same_as: table2.yel,", "'table2.yel'"),
         ("rows.yaml", "      twitter_text: {", "      twitter_txt: {", "rows.yaml lacks row 'twitter_text'"),
-        ("rows.yaml", "tables:", "tables: ]", "no valid YAML"),
-        ("paper.yaml", "method: HAN", "methods: HAN", "did you mean 'method'"),
+        ("rows.yaml", "tables:", "tables: ]", "not valid YAML"),
+        ("paper.yaml", "method: HAN", "methods: HAN", "Did you mean 'method'"),
         ("paper.yaml", 'accuracy: "0.8003"', "accuracy: 0.8003", "put it into quotes"),
         ("paper.yaml", "ours: true, row: twitter,", "ours: true,", "belong together"),
-        ("latency.jsonl", '"yelp_mamba"', '"yelp_mambo"', "did you mean 'yelp_mamba'"),
+        ("latency.jsonl", '"yelp_mamba"', '"yelp_mambo"', "Did you mean 'yelp_mamba'"),
     ],
 )
-def test_a_mistake_in_the_words_is_named_by_file_and_line(copy, file, old, new, said):
+def test_a_mistake_in_the_words_is_named_by_file_and_line(copy, file, old, new, expected):
     text = (copy / file).read_text()
     assert old in text
     (copy / file).write_text(text.replace(old, new, 1))
     line = text[: text.index(old)].count("\n") + 1
     message = refused(copy)
-    assert file in message and said in message, message
-    # a key that is gone is told by the line that asks for it, a row of flow style by the line it begins on
+    assert file in message and expected in message, message
+    # a key that is gone is named by the line that asks for it, a row of flow style by the line it begins on
     assert re.search(rf"line ({line}|{line + 1}|{line - 1})\b", message) or "lacks row" in message, message
 
 

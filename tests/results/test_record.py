@@ -1,4 +1,4 @@
-"""Recording finished runs: a line says what the folders hold, and nothing that they don't is recorded."""
+"""Recording finished runs: a line says what the folders hold, and nothing else is recorded."""
 
 import functools
 import json
@@ -45,10 +45,10 @@ def write_run(folder, recipe, value, **more):
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     scores = {"accuracy": value, "accuracy_low": value - 0.1, "accuracy_high": value + 0.05, "majority_accuracy": 0.5}
     report = {"split": "test", "problem_type": "single_label_classification", "metrics": scores} | more
+    report = {"posts": {"train": 4000, "validation": 400, "test": 800}} | report
     (folder / "test_report.json").write_text(json.dumps(report))
     results = {"test_accuracy": value, "test_num_posts": 800, "train_runtime": 10 * value}
     (folder / "all_results.json").write_text(json.dumps(results))
-    (folder / "README.md").write_text("The built-in posts: 4,000 train, 400\nvalidation, 800 test posts. Modalities:")
     HFMambaConfig(**CONFIG).save_pretrained(folder)
 
 
@@ -115,7 +115,7 @@ def test_the_folds_of_one_command_are_one_row(results, tmp_path):
     assert (line["over"], tuple(line["scores"]["accuracy"]["values"])) == ("folds", values)
 
 
-def test_a_flag_that_came_later_is_no_other_recipe_at_its_default(results, tmp_path):
+def test_a_flag_that_came_later_is_not_another_recipe_at_its_default(results, tmp_path):
     command = write_seeds(tmp_path / "runs")
     recipe_file = tmp_path / "runs" / "seeds_recipe.yaml"
     recipe = yaml.safe_load(recipe_file.read_text())
@@ -134,6 +134,17 @@ def test_one_run_has_no_deviation_and_two_no_interval(results, tmp_path):
         assert (score["sd"] is None) == (len(values) == 1) and score["seeds_low"] is score["seeds_high"] is None
 
 
+def test_counts_of_posts_are_those_of_the_reports_and_a_range_where_runs_differ(results, tmp_path):
+    command = write_seeds(tmp_path / "runs", posts={"train": 90, "test": 800})
+    report = tmp_path / "runs" / "seed-1" / "test_report.json"
+    report.write_text(report.read_text().replace('"train": 90', '"train": 1080'))
+    [line] = record(results, tmp_path / "runs", command=command)
+    assert line["posts"] == {"train": "90 to 1,080", "test": 800}
+    report.write_text(report.read_text().replace('"posts"', '"other"'))
+    message = refused(results, tmp_path / "runs", command=command, flags=["--replace"])
+    assert str(report) in message and "earlier version" in message and "repeat the run" in message
+
+
 def test_groups_and_a_single_run(results, tmp_path):
     command = write_seeds(tmp_path / "runs", per_group={"BO": {"accuracy": 0.7}})
     one = tmp_path / "runs" / "seed-1"
@@ -149,8 +160,8 @@ def test_a_row_is_only_replaced_when_asked(results, tmp_path):
     record(results, tmp_path / "flat", row="flat", command=commands["flat"])
     assert (results / "measured.jsonl").read_text() == before
     write_seeds(tmp_path / "reference", values=[0.7, 0.7, 0.7])
-    said = refused(results, tmp_path / "reference", command=commands["reference"])
-    assert "0.85 then, 0.7 now" in said and "--replace" in said
+    message = refused(results, tmp_path / "reference", command=commands["reference"])
+    assert "0.85 then, 0.7 now" in message and "--replace" in message
     assert (results / "measured.jsonl").read_text() == before
     record(results, tmp_path / "reference", command=commands["reference"], flags=["--replace"])
     after = (results / "measured.jsonl").read_text().splitlines()
@@ -159,11 +170,11 @@ def test_a_row_is_only_replaced_when_asked(results, tmp_path):
 
 def test_a_command_must_give_the_recipe_of_the_folder(results, tmp_path):
     command = write_seeds(tmp_path / "runs", FLAT)
-    said = refused(results, tmp_path / "runs", command=command.replace("flatten", "hierarchical"))
-    assert "fusion='flatten' then, 'hierarchical' now" in said
+    message = refused(results, tmp_path / "runs", command=command.replace("flatten", "hierarchical"))
+    assert "fusion='flatten' then, 'hierarchical' now" in message
     assert "quickstart" in refused(results, tmp_path / "runs", command=command.replace("quickstart", "quickstar"))
     assert "runs neither" in refused(results, tmp_path / "runs", command="python -m hf_mamba.classification.nothing")
-    assert "no command is known" in refused(results, tmp_path / "runs")
+    assert "the command is not known" in refused(results, tmp_path / "runs")
     assert not (results / "measured.jsonl").exists()
 
 
@@ -183,15 +194,15 @@ def test_every_row_takes_the_commands_beside_and_leaves_out_what_is_not_finished
     command = write_seeds(grid / "flat", FLAT)
     write_seeds(grid / "reference")
     (grid / "reference" / "seed-2" / "all_results.json").unlink()
-    for row, told in (("flat", command), ("reference", "python run_classification.py quickstart --seeds 0 1 2")):
-        (tmp_path / f"outputs.{row}.command.txt").write_text(told + "\n")
+    for row, text in (("flat", command), ("reference", "python run_classification.py quickstart --seeds 0 1 2")):
+        (tmp_path / f"outputs.{row}.command.txt").write_text(text + "\n")
         (tmp_path / f"outputs.{row}.commit.txt").write_text("abc\n")
     [line] = record(results, grid, row=None)
     assert (line["row"], line["command"], line["commit"]) == ("flat", command, "abc")
     assert "left out" in capsys.readouterr().out
     assert "seed-2" in refused(results, grid / "reference", command="python run_classification.py quickstart")
     (grid / "flatt").mkdir()
-    assert "did you mean 'flat'" in refused(results, grid, row=None)
+    assert "Did you mean 'flat'" in refused(results, grid, row=None)
 
 
 def test_runs_of_one_row_are_of_one_recipe_and_different_seeds(results, tmp_path):
@@ -200,15 +211,15 @@ def test_runs_of_one_row_are_of_one_recipe_and_different_seeds(results, tmp_path
     for name, change in (("a", {}), ("again", {}), ("wide", {"hidden_size": 9}), ("data", {"train_file": "b.csv"})):
         write_run(tmp_path / name, recipe | {"seed": 0} | change, 0.5)
     first = tmp_path / "a"
-    assert "Seed 0 is there twice" in refused(results, first, tmp_path / "again", command=command)
+    assert "Seed 0 occurs twice" in refused(results, first, tmp_path / "again", command=command)
     assert "hidden_size=9" in refused(results, first, tmp_path / "wide", command=command)
     assert "--folds" in refused(results, first, tmp_path / "data", command=command)
     [line] = record(results, first, tmp_path / "data", command=command, flags=["--folds"])
     assert line["over"] == "folds" and line["scores"]["accuracy"]["values"] == [0.5, 0.5]
 
 
-def test_a_folder_that_is_no_run_is_refused(results, tmp_path):
+def test_a_folder_that_is_not_a_run_is_refused(results, tmp_path):
     (tmp_path / "empty").mkdir()
-    assert "no output folder" in refused(results, tmp_path / "empty", command="x")
+    assert "not an output folder" in refused(results, tmp_path / "empty", command="x")
     assert "There is no folder" in refused(results, tmp_path / "nothing", command="x")
     assert record_module.head_commit() is None or " " not in record_module.head_commit()
