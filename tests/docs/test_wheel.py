@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import venv
 import zipfile
 from importlib.util import find_spec
@@ -51,7 +50,8 @@ def python(wheel, tmp_path_factory):
     query = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     site = Path(subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip())
     # a path in a .pth file is searched last, and the .pth files in it, an editable install's among them, are not read
-    (site / "packages.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
+    packages = Path(find_spec("torch").origin).parents[1]
+    (site / "packages.pth").write_text(str(packages), encoding="utf-8")
     pip("--python", python, "install", "--no-deps", "--no-index", wheel)
     return python
 
