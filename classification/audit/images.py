@@ -1,4 +1,4 @@
-"""What the audit needs to know of every picture, read once, in threads."""
+"""What the audit needs to know of every image, read once, in threads."""
 
 import hashlib
 import warnings
@@ -12,19 +12,19 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ...processing_hf_mamba import load_rgb_image
-from ..data.image_sources import source_key
+from ..data.image_sources import Source, source_key
 from ..data.posts import Posts
 from ..support.processes import usable_cores
 
 
-_ENOUGH = (128, 128)  # pixels that a JPEG is decoded to at least: means and hashes are the same to the eye
+_ENOUGH = (128, 128)  # a JPEG is decoded to at least so many pixels: means and hashes hardly differ
 _HASH_COLUMNS, _HASH_ROWS = 9, 8
 
 
 @dataclass
-class PictureFacts:
+class ImageFacts:
     """
-    A picture that can be read.
+    An image that can be read.
 
     Args:
         width, height: pixels, as the file says
@@ -50,56 +50,62 @@ class PictureFacts:
 
     def difference_hash(self) -> np.ndarray:
         """
-        dHash: whether each grey value of `small` is above its left neighbour's, by more than two levels, for in flat
-        areas saving again would toss a coin; 64 bools.
+        dHash: whether each grey value of `small` is above its left neighbour's by more than two levels: below that, in
+        flat areas, saving again decides it by chance. 64 bools.
         """
         grey = self.small.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
         return (grey[:, 1:] > grey[:, :-1] + 2).ravel()
 
 
-def read_facts(source) -> PictureFacts | None:
-    """The facts of a picture, a path or bytes; None if it can't be read."""
+def read_facts(source: Source) -> ImageFacts | None:
+    """The facts of an image, a path or bytes; None if it can't be read."""
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
         with Image.open(BytesIO(data)) as image:
-            about = {"width": image.width, "height": image.height, "format": image.format or "", "mode": image.mode}
-            about["exif"] = bool(image.getexif())
+            width, height, kind, mode = image.width, image.height, image.format or "", image.mode
+            exif = bool(image.getexif())
             if image.format == "JPEG":
                 image.draft("RGB", _ENOUGH)
             rgb = load_rgb_image(image)
             pixels = np.asarray(rgb)
         small = np.asarray(rgb.resize((_HASH_COLUMNS, _HASH_ROWS), Image.Resampling.BOX))
-    except Exception:  # a decoder may raise anything; that it can't be read is what is counted
+    except Exception:  # a decoder may raise anything; what counts is that the image can't be read
         return None
-    return PictureFacts(
-        **about,
+    red, green, blue = pixels.reshape(-1, 3).mean(0).tolist()
+    return ImageFacts(
+        width=width,
+        height=height,
         num_bytes=len(data),
-        mean_colour=tuple(float(value) for value in pixels.reshape(-1, 3).mean(0)),
+        format=kind,
+        mode=mode,
+        exif=exif,
+        mean_colour=(red, green, blue),
         contrast=float(np.asarray(rgb.convert("L")).std()),
         pixels=hashlib.sha1(repr(pixels.shape).encode() + pixels.tobytes(), usedforsecurity=False).digest(),
         small=small,
     )
 
 
-def read_pictures(
+def read_image_facts(
     posts: Posts, *, progress: bool = True
-) -> tuple[dict[str, list[list[str]]], dict[str, PictureFacts | None]]:
+) -> tuple[dict[str, list[list[str]]], dict[str, ImageFacts | None]]:
     """
-    Reads each picture of the posts once.
+    Reads each image of the posts once.
 
     Args:
-        posts: Posts with stored splits
+        posts: stored ones
         progress: show a bar
 
     Returns:
-        split -> the keys of each post's pictures (`source_key`), and key -> facts, None for one that can't be read.
+        split -> the keys of each post's images (`source_key`), and key -> facts, None for one that can't be read.
     """
-    keys, facts = {split: [] for split in posts.splits}, {}
+    keys: dict[str, list[list[str]]] = {split: [] for split in posts.splits}
+    facts: dict[str, ImageFacts | None] = {}
     total = sum(map(len, posts.splits.values()))
     with (
         warnings.catch_warnings(),
         ThreadPoolExecutor(usable_cores()) as pool,
-        tqdm(total=total, desc="Looking at pictures", unit=" posts", disable=not progress) as bar,
+        tqdm(total=total, desc="Reading images", unit=" posts", disable=not progress) as bar,
     ):
         warnings.simplefilter("ignore")
         for split, _, chunk in posts.image_sources():

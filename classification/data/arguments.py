@@ -22,8 +22,8 @@ class DataArguments:
         default=None,
         metadata={
             "help": "A data set of the Hub, a folder written by save_to_disk of `datasets`, a folder with "
-            "train/metadata.jsonl (or .csv) beside its pictures and likewise validation and test, a folder of "
-            "pictures for each label, train/LABEL/*.jpg, or posts that are drawn on first use: builtin, "
+            "train/metadata.jsonl (or .csv) beside its images and likewise validation and test, a folder of "
+            "images for each label, train/LABEL/*.jpg, or posts that are generated on first use: builtin, "
             "builtin:three, builtin:several (multi-label) or builtin:score (regression)"
         },
     )
@@ -36,19 +36,19 @@ class DataArguments:
     image_dir: str | None = field(
         default=None,
         metadata={
-            "help": "Where relative image paths start; given, no picture may lie outside. Default: the folder of the "
+            "help": "Where relative image paths start; given, no image may lie outside. Default: the folder of the "
             "file they are in"
         },
     )
     text_column_name: str | None = field(default=None, metadata={"help": f"Column of the texts. {_USUAL}"})
-    image_column_name: str | None = field(default=None, metadata={"help": f"Column of the pictures. {_USUAL}"})
+    image_column_name: str | None = field(default=None, metadata={"help": f"Column of the images. {_USUAL}"})
     label_column_name: str | None = field(default=None, metadata={"help": f"Column of the labels. {_USUAL}"})
     id_column_name: str | None = field(
         default=None, metadata={"help": f"Column of the posts' ids. {_USUAL}, else the row's number"}
     )
     group_column_name: str | None = field(
         default=None,
-        metadata={"help": "Column that tells groups of posts apart (a city, say): metrics for each of them"},
+        metadata={"help": "Column that names each post's group (its city, for example): metrics for each group"},
     )
     label_separator: str | None = field(
         default=None,
@@ -60,18 +60,18 @@ class DataArguments:
     )
     modalities: str = field(default="text,image", metadata={"help": "text,image or only one: the other is dropped"})
     max_seq_length: int | None = field(default=None, metadata={"help": "Texts are cut to so many tokens. Default: 64"})
-    max_images: int | None = field(default=4, metadata={"help": "Pictures used of a post, the first ones; 0: all"})
+    max_images: int | None = field(default=4, metadata={"help": "Images used of a post, the first ones; 0: all"})
     on_bad_image: str = field(
         default="error",
         metadata={
-            "help": "A picture that is missing or can't be read: error, drop the post, or keep_text: the post stays "
-            "without the picture",
+            "help": "An image that is missing or can't be read: error, drop the post, or keep_text: the post stays "
+            "without the image",
             "choices": ON_BAD_IMAGE,
         },
     )
     on_empty_post: str = field(
         default="error",
-        metadata={"help": "A post with neither text nor picture: error, or drop the post", "choices": ON_EMPTY_POST},
+        metadata={"help": "A post with neither text nor image: error, or drop the post", "choices": ON_EMPTY_POST},
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many posts only"})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Validate on the first so many posts only"})
@@ -85,7 +85,8 @@ class DataArguments:
         metadata={"help": "With --streaming: posts read before training, for the columns, labels and vocabulary"},
     )
     stream_shuffle_buffer: int = field(
-        default=1000, metadata={"help": "With --streaming: the next post is drawn from so many; they lie in memory"}
+        default=1000,
+        metadata={"help": "With --streaming: the next post is drawn at random from so many, held in memory"},
     )
     label_list: list[str] | None = field(
         default=None, metadata={"help": "All labels, in the order of their ids. Default: those of the training posts"}
@@ -104,8 +105,8 @@ class DataArguments:
     folds: int | None = field(
         default=None,
         metadata={
-            "help": "Cross-validation: deal the training posts into so many parts, those with the same text into the "
-            "same, and test on each a model trained on the others, in fold-N of the output folder"
+            "help": "Cross-validation: split the training posts into so many parts, those with the same text into the "
+            "same one, and test on each a model trained on the others, in fold-N of the output folder"
         },
     )
     fold: int | None = field(default=None, metadata={"help": "Run only this one of the --folds, from 1 on"})
@@ -115,13 +116,15 @@ class DataArguments:
     image_cache: str = field(
         default="auto",
         metadata={
-            "help": "Pictures are decoded once, into this folder, which runs share. auto: beside the data sets that "
+            "help": "Images are decoded once, into this folder, which runs share. auto: beside the data sets that "
             "`datasets` keeps; off: they are decoded whenever they are used"
         },
     )
     image_cache_budget: str = field(
         default="4GB",
-        metadata={"help": "No more than this in --image_cache, all runs together; what doesn't fit is decoded anew"},
+        metadata={
+            "help": "At most so much in --image_cache, of all runs together; what doesn't fit is decoded at each use"
+        },
     )
     reduce_jpeg: bool | None = field(
         default=None,
@@ -150,13 +153,13 @@ def check_data_arguments(args: DataArguments) -> None:
         if getattr(args, name) not in choices:
             raise ValueError(f"--{name} {getattr(args, name)}: give {', '.join(choices[:-1])} or {choices[-1]}.")
     if args.max_images is not None and args.max_images < 0:
-        raise ValueError(f"--max_images {args.max_images}: give 1 or more, or 0 to use all pictures of a post.")
+        raise ValueError(f"--max_images {args.max_images}: give 1 or more, or 0 to use all images of a post.")
     parse_size(args.image_cache_budget)
     _check_data_is_named(args)
 
 
 def _check_data_is_named(args: DataArguments) -> None:
-    """What says where the posts are, and how much of that goes together."""
+    """The flags that say where the posts are: one way, and only with what goes with it."""
     files = [flag for flag in FILE_FLAGS.values() if getattr(args, flag)]
     if args.streaming:
         if args.dataset_name is None or files:
@@ -174,9 +177,8 @@ def _check_data_is_named(args: DataArguments) -> None:
 
 def parse_size(text: str) -> int:
     """The bytes of "4GB", "500 MB" or "2GiB"."""
-    match = re.fullmatch(r"([0-9.]+)\s*([KMGT]?)(i?)B?", str(text).strip(), flags=re.IGNORECASE)
-    try:
-        number, unit, binary = float(match[1]), match[2].upper(), match[3]
-    except (TypeError, ValueError):
-        raise ValueError(f"--image_cache_budget {text}: give a size such as 4GB or 500MB.") from None
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([KMGT]?)(i?)B?", str(text).strip(), flags=re.IGNORECASE)
+    if match is None:
+        raise ValueError(f"--image_cache_budget {text}: give a size such as 4GB or 500MB.")
+    number, unit, binary = float(match[1]), match[2].upper(), match[3]
     return int(number * (1024 ** "KMGT".index(unit) * 1024 if binary and unit else _UNITS[unit]))

@@ -52,8 +52,8 @@ class UnpackImages:
 
     def sources(self, cell: Any) -> list[Source]:
         """One cell: a path, bytes, base64, {"bytes", "path"}, a list of these, or None."""
-        sources = [self._source(entry) for entry in (cell if isinstance(cell, list) else [cell])]
-        sources = [source for source in sources if source is not None][: self.max_images]
+        entries = map(self._source, cell if isinstance(cell, list) else [cell])
+        sources = [source for source in entries if source is not None][: self.max_images]
         return [source for source in sources if source_key(source) not in self.left_out] if self.left_out else sources
 
     def _source(self, entry: Any) -> Source | None:

@@ -1,6 +1,6 @@
-"""The pictures of posts: what a cell names, which of them are used, and what becomes of those that can't be read.
+"""The images of posts: what a cell names, which of them are used, and what becomes of those that can't be read.
 
-A picture's source is the absolute path of a file or the bytes of one; `load_rgb_image` makes the picture of it, here,
+An image's source is the absolute path of a file or the bytes of one; `load_rgb_image` makes the image of it, here,
 in training and in prediction alike.
 """
 
@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 from PIL import Image
 from tqdm.auto import tqdm
@@ -20,7 +21,7 @@ from transformers.utils import logging
 from ...processing_hf_mamba import load_rgb_image
 from ..support.processes import usable_cores
 from .columns import is_missing
-from .image_sources import is_encoded, source_key
+from .image_sources import Source, is_encoded, source_key
 from .posts import Posts
 from .raw_split import STORED, RawSplit
 
@@ -28,9 +29,9 @@ from .raw_split import STORED, RawSplit
 logger = logging.get_logger(__name__)
 
 
-def as_paths(value, where: str, column: str) -> list[str]:
+def as_paths(value: Any, where: str, column: str) -> list[str]:
     """
-    An image cell that is no stored picture: a path, a base64 string or data: URL, {"path": ...} or {"bytes": base64},
+    An image cell that isn't a stored image: a path, a base64 string or data: URL, {"path": ...} or {"bytes": base64},
     a list of these, which in a csv file is written as JSON, or nothing.
     """
     if is_missing(value):
@@ -43,14 +44,14 @@ def as_paths(value, where: str, column: str) -> list[str]:
     for path in paths:
         if not isinstance(path, str):
             raise ValueError(
-                f"{where}, column {column!r}: a {type(path).__name__} where the path of a picture belongs. Write one "
-                "path or a list of paths, give pictures as the Image feature of `datasets` or in base64, or name the "
+                f"{where}, column {column!r}: a {type(path).__name__} where the path of an image belongs. Write one "
+                "path or a list of paths, give images as the Image feature of `datasets` or in base64, or name the "
                 "right column with --image_column_name."
             )
     return [path for path in paths if path.strip()]
 
 
-def _from_dict(entry):
+def _from_dict(entry: dict) -> Any:
     """{"bytes", "path"}, as the Image feature of `datasets` is written; something else is left to be refused."""
     if isinstance(entry.get("bytes"), str) and entry["bytes"]:
         return entry["bytes"] if entry["bytes"].startswith("data:") else f"data:;base64,{entry['bytes']}"
@@ -59,7 +60,7 @@ def _from_dict(entry):
 
 @dataclass
 class BadImage:
-    """An unreadable picture of a post: where the post is, the picture's key, and why."""
+    """An unreadable image of a post: where the post is, the image's key, and why."""
 
     split: str
     row: int
@@ -71,20 +72,22 @@ def read_images(
     raw: RawSplit, rows: Sequence[int], column: str, max_images: int | None, on_bad_image: str
 ) -> tuple[list[list[str]], dict[int, list[str]], int]:
     """
-    The pictures that posts use, the first `max_images` of each, as absolute paths, base64 or STORED.
+    The images that posts use, the first `max_images` of each, as absolute paths, base64 or STORED.
 
     Returns:
-        For all rows of the raw split, those in `rows` filled, their pictures; row -> those that don't exist; and how
+        For all rows of the raw split, those in `rows` filled, their images; row -> those that don't exist; and how
         many posts have more than `max_images`.
 
     Raises:
-        FileNotFoundError: pictures are missing, and `on_bad_image` is "error".
-        ValueError: a cell that names no picture, or one outside --image_dir.
+        FileNotFoundError: images are missing, and `on_bad_image` is "error".
+        ValueError: a cell that names no image, or one outside --image_dir.
     """
     stored = raw.has_pixels(column)
     cells = raw.pixel_paths(column) if stored else raw.cells(column)
-    images, missing, exists, shortened = [[] for _ in range(len(raw))], {}, {STORED: True}, 0
-    first = None
+    images: list[list[str]] = [[] for _ in range(len(raw))]
+    missing: dict[int, list[str]] = {}
+    exists, shortened = {STORED: True}, 0
+    first: tuple[int, str, str] | None = None
     for row in rows:
         named = cells[row] if stored else as_paths(cells[row], raw.where(row), column)
         shortened += max_images is not None and len(named) > max_images
@@ -96,45 +99,47 @@ def read_images(
                 missing.setdefault(row, []).append(source)
                 first = first or (row, path, source)
             images[row].append(source)
-    if missing and on_bad_image == "error":
-        raise _missing_pictures(raw, column, first, sum(not there for there in exists.values()), len(exists) - 1)
+    if first is not None and on_bad_image == "error":
+        raise _missing_images(raw, column, first, sum(not there for there in exists.values()), len(exists) - 1)
     return images, missing, shortened
 
 
-def _absolute(raw, path, row, column):
+def _absolute(raw: RawSplit, path: str, row: int, column: str) -> str:
     """A path as an absolute one. With --image_dir what leaves it, be it by .. or a symbolic link, is refused."""
     source = os.path.abspath(os.path.join(raw.folder or "", path))
-    if raw.confined and "\0" not in source:  # a name with NUL is no file's, and realpath refuses it
-        real, folder = os.path.realpath(source), os.path.realpath(raw.folder)
+    if raw.confined and "\0" not in source:  # no file has a name with NUL, and realpath refuses it
+        real, folder = os.path.realpath(source), os.path.realpath(raw.folder or "")
         if os.path.commonpath([real, folder]) != folder:
             raise ValueError(
-                f"{raw.where(row)}, column {column!r}: the picture {path!r} lies outside --image_dir {raw.folder} (it "
-                f"is {real}). Correct the path, or name a folder that holds all pictures."
+                f"{raw.where(row)}, column {column!r}: the image {path!r} lies outside --image_dir {raw.folder} (it "
+                f"is {real}). Correct the path, or name a folder that holds all images."
             )
     return source
 
 
-def _missing_pictures(raw, column, first, count, total):
+def _missing_images(
+    raw: RawSplit, column: str, first: tuple[int, str, str], count: int, total: int
+) -> FileNotFoundError:
     row, path, source = first
     if path.startswith(("http://", "https://")):
-        fix = "Addresses are not fetched: download the pictures and write their paths."
+        fix = "URLs are not fetched: download the images and write their paths."
     else:
         fix = f"Relative paths start at {raw.folder or 'the working directory'}: name another folder with --image_dir."
     return FileNotFoundError(
-        f"{raw.where(row)}, column {column!r}: there is no picture {path!r} ({source}). {count} of {total} pictures "
+        f"{raw.where(row)}, column {column!r}: there is no image {path!r} ({source}). {count} of {total} images "
         f"are missing. {fix} Or go on without them by --on_bad_image drop or keep_text."
     )
 
 
-def why_unreadable(source: str | bytes) -> str | None:
-    """None for a picture that decodes, else why not."""
+def why_unreadable(source: Source) -> str | None:
+    """None for an image that decodes, else why not."""
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
             if image.format == "JPEG" and image.width * image.height <= (Image.MAX_IMAGE_PIXELS or 0):
                 image.draft(None, (64, 64))  # it decodes faster at an eighth of its size, and fails all the same
                 load_rgb_image(image)
                 return None
-    except Exception:  # whatever it is, load_rgb_image has the last word, and the wording that training would show
+    except Exception:  # whatever it is, load_rgb_image decides, and has the wording that training would show
         pass
     try:
         load_rgb_image(source)
@@ -145,30 +150,32 @@ def why_unreadable(source: str | bytes) -> str | None:
 
 def find_bad_images(posts: Posts, *, num_threads: int | None = None, progress: bool = True) -> list[BadImage]:
     """
-    Decodes every picture once, so that a damaged one is found before training and not in the middle of it.
+    Decodes every image once, so that a damaged one is found before training and not in the middle of it.
 
     Args:
-        posts: streamed ones are not looked at. If they have an `image_cache`, it is filled along the way
+        posts: streamed ones are left out. If they have an `image_cache`, it is filled along the way
         num_threads: None for as many as there are cores
 
     Returns:
-        Every use of an unreadable picture, in the order of the splits and rows.
+        Every use of an unreadable image, in the order of the splits and rows.
     """
-    bad, reasons, cache = [], {}, posts.image_cache
-    why = why_unreadable if cache is None else cache.why_unreadable
+    bad: list[BadImage] = []
+    reasons: dict[str, str | None] = {}
+    cache = posts.image_cache
+    check = why_unreadable if cache is None else cache.why_unreadable
     total = sum(map(len, posts.stored.values()))
     with (
         warnings.catch_warnings(),
         nullcontext() if cache is None else cache.filling(posts),
         ThreadPoolExecutor(num_threads or usable_cores()) as pool,
-        tqdm(total=total, desc="Checking pictures", unit=" posts", disable=not progress) as bar,
+        tqdm(total=total, desc="Checking images", unit=" posts", disable=not progress) as bar,
     ):
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # reported as unreadable
         for split, start, chunk in posts.image_sources():
             keys = [[source_key(source) for source in sources] for sources in chunk]
             new = {k: s for row, sources in zip(keys, chunk) for k, s in zip(row, sources) if k not in reasons}
-            reasons |= zip(new, pool.map(why, new.values()))
+            reasons |= zip(new, pool.map(check, new.values()))
             for row, row_keys in enumerate(keys, start=start):
-                bad += [BadImage(split, row, key, reasons[key]) for key in row_keys if reasons[key] is not None]
+                bad += [BadImage(split, row, key, why) for key in row_keys if (why := reasons[key]) is not None]
             bar.update(len(chunk))
     return bad

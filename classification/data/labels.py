@@ -13,16 +13,17 @@ import ast
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, List, Value
 from transformers.utils import logging
 
 from ..support.messages import did_you_mean
-from .columns import is_missing, mend
+from .columns import is_missing, repair_surrogates
 from .raw_split import RawSplit
 
 
@@ -43,7 +44,7 @@ class LabelScheme:
     Args:
         problem_type: single_label_classification, multi_label_classification or regression
         names: the names of the model's outputs in their order: the labels', or the label column's for regression
-        unknown: what a label is that isn't among these, for messages
+        unknown: why a label isn't among these, for messages
         separator: what separates labels in a cell of a csv file, if not JSON
     """
 
@@ -53,7 +54,14 @@ class LabelScheme:
     separator: str | None = None
 
     @classmethod
-    def from_training(cls, raw: RawSplit, cells, column: str, problem_type=None, separator=None):
+    def from_training(
+        cls,
+        raw: RawSplit,
+        cells: Sequence,
+        column: str,
+        problem_type: str | None = None,
+        separator: str | None = None,
+    ) -> "LabelScheme":
         """
         Finds out what the training labels are; `problem_type` overrides what they look like.
 
@@ -88,15 +96,16 @@ class LabelScheme:
             vectors[row, row_ids] = True
         return list(vectors)
 
-    def feature(self):
+    def feature(self) -> ClassLabel | Value | List:
         """The column type of the labels in a `datasets.Dataset`."""
         if self.problem_type == SINGLE:
             return ClassLabel(names=list(self.names))
         return Value("float64") if self.problem_type == REGRESSION else List(Value("bool"), length=len(self.names))
 
-    def _parsed(self, raw, cells, column):
+    def _parsed(self, raw: RawSplit, cells: Sequence, column: str) -> list:
         """Each row's list of label names or its number."""
-        parse = {SINGLE: _as_one_label, MULTI: as_labels, REGRESSION: as_score}[self.problem_type]
+        parsers: dict[str, Callable[..., Any]] = {SINGLE: _as_one_label, MULTI: as_labels, REGRESSION: as_score}
+        parse = parsers[self.problem_type]
         more = [self.separator] if self.problem_type == MULTI else []
         parsed = [parse(cell, raw.where(row), column, *more) for row, cell in enumerate(cells)]
         missing = [row for row, labels in enumerate(parsed) if labels is None]
@@ -104,12 +113,12 @@ class LabelScheme:
             hint = " A post without any label is written []." if self.problem_type == MULTI else ""
             raise ValueError(
                 f"{raw.where(missing[0])}, column {column!r}: the label is missing ({len(missing)} of {len(parsed)} "
-                "rows have none). Label these rows or drop them; only a test split may be wholly unlabelled." + hint
+                "rows have none). Label these rows or drop them; only a test split may have no labels at all." + hint
             )
         return parsed
 
-    def _ids(self, raw, parsed):
-        fold = str.lower if _are_booleans(self.names) else str
+    def _ids(self, raw: RawSplit, parsed: Sequence[Sequence[str]]) -> list[list[int]]:
+        fold: Callable[[str], str] = str.lower if _are_booleans(self.names) else str
         id_of = {fold(name): index for index, name in enumerate(self.names)}
         for row, labels in enumerate(parsed):
             unknown = next((label for label in labels if fold(label) not in id_of), None)
@@ -126,9 +135,9 @@ class LabelScheme:
             )
         return [[id_of[fold(label)] for label in labels] for labels in parsed]
 
-    def _described(self, raw, cells, column, asked):
+    def _described(self, raw: RawSplit, cells: Sequence, column: str, asked: bool) -> str:
         """For the log: what the labels were taken for."""
-        why = "asked for" if asked else "found from the labels; --problem_type overrides"
+        why = "asked for" if asked else "inferred from the labels; --problem_type overrides"
         if self.problem_type == REGRESSION:
             scores = np.array([as_score(cell, raw.where(row), column) or 0 for row, cell in enumerate(cells)])
             kind = f"numbers from {scores.min():g} to {scores.max():g}, mean {scores.mean():.4g}"
@@ -146,7 +155,7 @@ class LabelScheme:
 
 def read_label_cells(split: str, raw: RawSplit, column: str | None) -> list | None:
     """The label cells of all rows as they stand; None for a test split without labels."""
-    if column not in raw.columns:
+    if column is None or column not in raw.columns:
         if split == "validation":
             raise ValueError(
                 f"{raw.place} has no label column{f' {column!r}' if column else ''}, which validation needs. Columns "
@@ -159,11 +168,11 @@ def read_label_cells(split: str, raw: RawSplit, column: str | None) -> list | No
     return None if split == "test" and all(_is_blank(cell) for cell in cells) else cells
 
 
-def _is_blank(cell):
+def _is_blank(cell: Any) -> bool:
     return is_missing(cell) or (isinstance(cell, str) and not cell.strip())
 
 
-def _problem_type_of(raw, cells, column, separator):
+def _problem_type_of(raw: RawSplit, cells: Sequence, column: str, separator: str | None) -> str:
     if separator or any(_as_list(cell) is not None for cell in cells):
         return MULTI
     if raw.class_names(column) is not None:
@@ -178,12 +187,13 @@ def _problem_type_of(raw, cells, column, separator):
     if isinstance(cells[fraction], str) and isinstance(cells[word], str):
         return SINGLE  # "1.5" is a name among names
     raise ValueError(
-        f"{raw.where(fraction)}, column {column!r}: the number {cells[fraction]} among labels that are none, as "
-        f"{cells[word]!r} of {raw.where(word)}. Write numbers only for regression, or names only for classes."
+        f"{raw.where(fraction)}, column {column!r}: the number {cells[fraction]} among labels that aren't "
+        f"numbers, such as {cells[word]!r} of {raw.where(word)}. Write numbers only for regression, or names only for "
+        "classes."
     )
 
 
-def _as_number(value):
+def _as_number(value: Any) -> int | float | None:
     """The finite number that a cell holds, else None."""
     if isinstance(value, str):
         value = float(value) if _NUMBER.fullmatch(value.strip()) else None
@@ -192,7 +202,7 @@ def _as_number(value):
     return value
 
 
-def _as_list(value):
+def _as_list(value: Any) -> list | None:
     """The list that a cell is, or that is written in it as JSON or Python; else None."""
     if not isinstance(value, str) or not value.strip().startswith("["):
         return value if isinstance(value, list) else None
@@ -203,7 +213,7 @@ def _as_list(value):
     return None  # a name with brackets
 
 
-def as_label(value, where: str, column: str) -> str | None:
+def as_label(value: Any, where: str, column: str) -> str | None:
     """A label cell as the label's name; 1, 1.0, "1" and "1.0" are all "1"."""
     if is_missing(value):
         return None
@@ -214,19 +224,19 @@ def as_label(value, where: str, column: str) -> str | None:
         )
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    text = mend(str(value)).strip()
+    text = repair_surrogates(str(value)).strip()
     whole = _WHOLE_FLOAT.fullmatch(text)
     return (whole[1] if whole else text) or None
 
 
-def _as_one_label(value, where, column):
+def _as_one_label(value: Any, where: str, column: str) -> list[str] | None:
     """As a list of one, to be treated like those of `as_labels`."""
     inside = _as_list(value)
     label = as_label(inside[0] if inside and len(inside) == 1 else value if inside is None else inside, where, column)
     return None if label is None else [label]
 
 
-def as_labels(value, where: str, column: str, separator: str | None = None) -> list[str] | None:
+def as_labels(value: Any, where: str, column: str, separator: str | None = None) -> list[str] | None:
     """A label cell as the names of its labels: a list, a JSON list, names joined by `separator`, or one name."""
     inside = _as_list(value)
     if inside is None and separator:
@@ -236,36 +246,37 @@ def as_labels(value, where: str, column: str, separator: str | None = None) -> l
         label = as_label(value, where, column)
         return None if label is None else [label]
     if any(isinstance(part, float) and part % 1 for part in inside):
-        raise ValueError(f"{where}, column {column!r}: {inside!r}, but regression is of one number per post.")
-    labels = [as_label(part, where, column) for part in inside]
-    if None in labels:
+        raise ValueError(f"{where}, column {column!r}: {inside!r}, but regression predicts one number per post.")
+    named = [as_label(part, where, column) for part in inside]
+    labels = [label for label in named if label is not None]
+    if len(labels) < len(named):
         raise ValueError(f"{where}, column {column!r}: an empty label among {inside!r}. Leave it out of the list.")
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
         hint = (
             " If this is a vector of 0 and 1, write the names of the labels that hold." if twice in ("0", "1") else ""
         )
-        raise ValueError(f"{where}, column {column!r}: the label {twice!r} is there twice.{hint}")
+        raise ValueError(f"{where}, column {column!r}: the label {twice!r} occurs twice.{hint}")
     return labels
 
 
-def as_score(value, where: str, column: str) -> float | None:
+def as_score(value: Any, where: str, column: str) -> float | None:
     """A label cell as the number to be predicted."""
     if _is_blank(value):
         return None
     number = _as_number(value)
     if number is None:
         raise ValueError(
-            f"{where}, column {column!r}: {value!r} where a number belongs, for the problem type is regression. "
+            f"{where}, column {column!r}: {value!r} where a number belongs, because the problem type is regression. "
             "Correct it or drop the row."
         )
     return float(number)
 
 
-def _sorted_names(raw, labels, column):
+def _sorted_names(raw: RawSplit, labels: Collection[str], column: str) -> list[str]:
     """Numbers by size, other names as strings; a ClassLabel column keeps its own order."""
-    if raw.class_names(column) is not None:
-        return raw.class_names(column)
+    if (names := raw.class_names(column)) is not None:
+        return names
     if _are_booleans(labels):
         return sorted({label.lower() for label in labels})
     if all(map(_NUMBER.fullmatch, labels)):
@@ -273,13 +284,13 @@ def _sorted_names(raw, labels, column):
     return sorted(labels)
 
 
-def _are_booleans(names):
+def _are_booleans(names: Collection[str]) -> bool:
     """Whether these are true and false; then True, "true" and "TRUE" are the same label."""
     return {name.lower() for name in names} <= {"true", "false"}
 
 
 def is_varied(values: Sequence) -> bool:
-    """Whether there is anything to tell apart."""
+    """Whether there are two different values or more."""
     return len(np.unique(np.asarray(values), axis=0)) > 1
 
 

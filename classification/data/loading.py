@@ -18,7 +18,7 @@ from datasets import Dataset, DatasetDict, Features, List, Value, concatenate_da
 from transformers.utils import logging
 
 from .arguments import DataArguments, check_data_arguments
-from .columns import as_text, find_columns, is_missing, mend, parse_modalities, usual_column
+from .columns import as_text, find_columns, is_missing, parse_modalities, repair_surrogates, usual_column
 from .image_sources import UnpackImages, is_encoded
 from .images import find_bad_images, read_images
 from .labels import REGRESSION, SINGLE, LabelScheme, read_label_cells
@@ -81,11 +81,11 @@ def load_posts(
 
 
 def _check_test_split(args: DataArguments, raw_splits: Mapping[str, RawSplit]) -> None:
-    """Unlike --validation_split it is there only if somebody asked for it."""
+    """Unlike --validation_split, --test_split is only there if it was asked for, so it must be of use."""
     if args.test_split > 0 and "test" in raw_splits:
         raise ValueError(
-            f"--test_split {args.test_split} is for want of test posts, but {raw_splits['test'].place} holds some: "
-            "leave one of them out."
+            f"--test_split {args.test_split} is for data without test posts, but {raw_splits['test'].place} holds "
+            "some: leave one of them out."
         )
 
 
@@ -102,7 +102,7 @@ def _read_labels(
     chosen = {}
     for split, raw in raw_splits.items():
         of_split = cells[split]
-        labels = None if of_split is None else scheme.values(raw, of_split, column)
+        labels = None if of_split is None or column is None else scheme.values(raw, of_split, column)
         chosen[split] = ChosenRows(raw, range(len(raw)), labels)
     return scheme, chosen
 
@@ -121,7 +121,9 @@ def _label_scheme(
         return LabelScheme(problem_type or SINGLE, list(label_names), separator=separator)
     if "train" not in raw_splits:
         raise ValueError("No training posts: give --train_file, or the checkpoint to use as --model_name_or_path.")
-    scheme = LabelScheme.from_training(raw_splits["train"], cells["train"], column, problem_type, separator)
+    train, labels = raw_splits["train"], cells["train"]
+    assert labels is not None and column is not None  # `find_columns` refuses training posts without labels
+    scheme = LabelScheme.from_training(train, labels, column, problem_type, separator)
     if args.label_list:
         if scheme.problem_type == REGRESSION:
             raise ValueError("--label_list names classes or labels, but the labels are numbers: leave it out.")
@@ -140,8 +142,8 @@ def _stream_train(posts: Posts, raw: RawSplit, args: DataArguments, scheme: Labe
         raw, posts_of, seed=seed, buffer=args.stream_shuffle_buffer, limit=args.max_train_samples
     )
     posts.dropped.pop("train", None)  # of the sample, which comes again
-    checked = "looked at when their turn comes" if args.on_bad_image == "error" else "tried before their turn comes"
-    logger.info(f"{raw.place} is streamed: its pictures are {checked}, not all before training.")
+    when = "when" if args.on_bad_image == "error" else "before"
+    logger.info(f"{raw.place} is streamed: its images are checked {when} their turn comes, not all before training.")
 
 
 def _posts_of_chunk(
@@ -158,7 +160,7 @@ def _posts_of_chunk(
 
 def _stream_labels(scheme: LabelScheme, raw: RawSplit, column: str) -> list:
     try:
-        return scheme.values(raw, read_label_cells("train", raw, column), column)
+        return scheme.values(raw, raw.cells(column), column)
     except ValueError as error:
         raise ValueError(
             f"{error} With --streaming the labels are those of the first posts: read more of them first by "
@@ -173,7 +175,9 @@ def _add_split(posts: Posts, split: str, part: ChosenRows, args: DataArguments) 
     """Reads the texts and looks for the images of a split's rows; posts that may be left out are."""
     raw, rows, columns = part.raw, part.rows, posts.columns
     texts: list[str | None] = [None] * len(raw)
-    images, missing, shortened = [[]] * len(raw), {}, 0
+    images: list[list[str]] = [[]] * len(raw)
+    missing: dict[int, list[str]] = {}
+    shortened = 0
     if "text" in columns:
         cells = raw.cells(columns["text"])
         for row in rows:
@@ -187,7 +191,7 @@ def _add_split(posts: Posts, split: str, part: ChosenRows, args: DataArguments) 
     missing = {index: missing[row] for index, row in enumerate(rows) if row in missing}
     if shortened and not posts.quiet:
         logger.warning(
-            f"{raw.place}: {shortened} posts have more than {args.max_images} pictures; the first {args.max_images} "
+            f"{raw.place}: {shortened} posts have more than {args.max_images} images; the first {args.max_images} "
             "are used, the others left out (--max_images)."
         )
     leave_out(posts, split, missing, args.on_bad_image, args.on_empty_post)
@@ -203,11 +207,9 @@ def _build_split(
 ) -> Dataset:
     raw, rows, columns = part.raw, part.rows, posts.columns
     id_column = columns.get("id")
-    given_ids = raw.cells(id_column) if id_column in raw.columns else raw.numbers
-    table = {
-        "id": [
-            mend(str(given_ids[row] if given_ids[row] is not None else raw.numbers[row])) for row in range(len(raw))
-        ],
+    given_ids = raw.cells(id_column) if id_column is not None and id_column in raw.columns else raw.numbers
+    table: dict[str, Sequence] = {
+        "id": [repair_surrogates(str(number if own is None else own)) for own, number in zip(given_ids, raw.numbers)],
         "text": texts,
         "images": images,
     }
@@ -234,4 +236,5 @@ def _read_groups(raw: RawSplit, column: str) -> list[str]:
     if column not in raw.columns:
         logger.warning(f"{raw.place} has no column {column!r} (--group_column_name): its posts are one group.")
         return ["(none)"] * len(raw)
-    return ["(none)" if is_missing(cell) else mend(str(cell)).strip() or "(none)" for cell in raw.cells(column)]
+    cells = ["" if is_missing(cell) else repair_surrogates(str(cell)).strip() for cell in raw.cells(column)]
+    return [cell or "(none)" for cell in cells]

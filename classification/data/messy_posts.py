@@ -54,7 +54,7 @@ def apply_on_bad_image(
     examples = list(distinct.values())[:_SHOWN]
     shown = "\n".join(f"  {image.split}: {posts.where(image.split, image.row)}: {image.why}" for image in examples)
     more = f"\n  and {len(distinct) - _SHOWN} more" if len(distinct) > _SHOWN else ""
-    what = f"{len(distinct)} pictures (column {posts.columns.get('image')!r}) can't be read:\n{shown}{more}"
+    what = f"{len(distinct)} images (column {posts.columns.get('image')!r}) can't be read:\n{shown}{more}"
     if on_bad_image == "error":
         raise ValueError(
             f"{what}\nReplace these files, drop their rows, or go on without them by --on_bad_image drop or keep_text."
@@ -81,7 +81,7 @@ def leave_out(
     if not keys_of:
         return
     if on_bad_image == "drop":
-        why = "a picture of theirs is missing or can't be read (--on_bad_image)"
+        why = "an image of theirs is missing or can't be read (--on_bad_image)"
         return posts.drop(split, keys_of, BAD_IMAGE, why)
     posts.leave_out_images(split, keys_of, "are missing or can't be read")
     apply_on_empty_post(posts, split, on_empty_post)
@@ -104,7 +104,7 @@ def apply_on_empty_post(posts: Posts, split: str, on_empty_post: str) -> None:
     if on_empty_post == "error":
         raise ValueError(
             f"{posts.where(split, empty[0])}: the post has {what} ({len(empty)} of {len(texts)} rows). Drop such rows "
-            "(--on_empty_post drop does), or give them a text or a picture."
+            "(--on_empty_post drop does), or give them a text or an image."
         )
     posts.drop(split, empty, EMPTY_POST, f"they have {what} (--on_empty_post)")
 

@@ -1,5 +1,8 @@
 """Posts with one modality withheld: by chance in training (modality dropout), of all posts in evaluation."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from datasets import Dataset
@@ -7,7 +10,7 @@ from datasets import Dataset
 from .posts import in_chunks
 
 
-WITHOUT = {"text": {"text": None}, "images": {"images": []}}
+WITHOUT: dict[str, dict[str, Any]] = {"text": {"text": None}, "images": {"images": []}}
 
 
 def withhold(row: dict, modality: str) -> dict:
@@ -30,18 +33,21 @@ def rows_with_both(rows: Dataset) -> list[int]:
 
 
 class _Rows(torch.utils.data.Dataset):
-    """Rows of a split, changed as `change(row, number)` says."""
+    """Rows of a split, each as `change(row, number)` returns it."""
 
-    def __init__(self, posts):
+    def __init__(self, posts: Dataset | Sequence[dict]) -> None:
         self.posts = posts
 
-    def __len__(self):
+    def change(self, row: dict, number: int) -> dict:
+        raise NotImplementedError
+
+    def __len__(self) -> int:
         return len(self.posts)
 
-    def __getitem__(self, number):
+    def __getitem__(self, number: int) -> dict:
         return self.change(self.posts[number], number)
 
-    def __getitems__(self, numbers):
+    def __getitems__(self, numbers: Sequence[int]) -> list[dict]:
         rows = (
             self.posts.__getitems__(numbers)
             if hasattr(self.posts, "__getitems__")
@@ -53,20 +59,20 @@ class _Rows(torch.utils.data.Dataset):
 class Withheld(_Rows):
     """The posts of a split without their "text" or without their "images"."""
 
-    def __init__(self, posts, modality: str):
+    def __init__(self, posts: Dataset | Sequence[dict], modality: str) -> None:
         super().__init__(posts)
         self.modality = modality
 
-    def change(self, row, number):
+    def change(self, row: dict, number: int) -> dict:
         return withhold(row, self.modality)
 
 
 class ModalityDropout(_Rows):
     """
     The posts of a training split; of those that have text and images, each time the share `probability` without one
-    of the two, which one being drawn as well.
+    of the two; which one is drawn at random, too.
 
-    What is drawn depends on seed, pass and row alone: not on batch size, workers, processes or interruptions, so that
+    What is drawn depends on seed, epoch and row alone: not on batch size, workers, processes or interruptions, so that
     a resumed run goes on as the whole one would have.
 
     Args:
@@ -75,12 +81,12 @@ class ModalityDropout(_Rows):
         seed: any integer of 0 or more
     """
 
-    def __init__(self, posts, probability: float, seed: int):
+    def __init__(self, posts: Dataset | Sequence[dict], probability: float, seed: int) -> None:
         super().__init__(posts)
         self.probability, self.seed = probability, seed
-        self.epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # also for workers that outlive a pass
+        self.epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # also for workers that outlive an epoch
 
-    def change(self, row, number):
+    def change(self, row: dict, number: int) -> dict:
         if not has_both(row):
             return row
         chance, which = np.random.default_rng([self.seed, int(self.epoch), number]).random(2)

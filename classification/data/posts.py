@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 # The counts of Posts.dropped
-BAD_IMAGE, EMPTY_POST, IMAGES_LEFT_OUT = "posts with a bad picture", "empty posts", "pictures left out"
+BAD_IMAGE, EMPTY_POST, IMAGES_LEFT_OUT = "posts with a bad image", "empty posts", "images left out"
 
 ROWS_AT_A_TIME = 64  # that are read: few of the stored images lie in memory at once
 
@@ -114,7 +114,7 @@ class Posts:
         count = sum(map(len, keys_of.values()))
         self._count(split, IMAGES_LEFT_OUT, count)
         self.report(
-            f"{split}: {count} pictures of {len(keys_of)} posts {why} and are left out, the posts stay "
+            f"{split}: {count} images of {len(keys_of)} posts {why} and are left out, the posts stay "
             f"(--on_bad_image keep_text). They are: {self._examples(split, keys_of)}."
         )
 
@@ -156,7 +156,7 @@ class Posts:
         texts, images = self.column(split, "text"), self.num_images[split]
         logger.info(
             f"{split}: {len(texts):,} posts of {self.origins[split][0].place}, {sum(t is not None for t in texts):,} "
-            f"with text, {sum(map(bool, images)):,} with pictures ({sum(images):,} pictures)"
+            f"with text, {sum(map(bool, images)):,} with images ({sum(images):,} images)"
         )
 
     def counts(self) -> str:

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
 
-STORED = "<stored in the data set>"  # stands for a picture whose bytes lie in the data set
+STORED = "<stored in the data set>"  # stands for an image whose bytes lie in the data set
 
 
 @dataclass
@@ -20,7 +21,7 @@ class RawSplit:
     Args:
         place: how a message names the split: its file, or its data set and split
         unit: what `numbers` counts: "line" of a file, the header of a csv file being line 1; "row" of a data set or
-            parquet file, the first being row 0; "entry" of a JSON array, the first being entry 1; or "picture", a file
+            parquet file, the first being row 0; "entry" of a JSON array, the first being entry 1; or "image", a file
             of an image folder, its number being its path there
         numbers: the number of each row
         columns: the names of the columns
@@ -28,7 +29,7 @@ class RawSplit:
         folder: where relative image paths start; None is the working directory
         dataset: where the rows lie if they come from `datasets`
         lines: of a JSON array, the line that each entry starts in
-        confined: whether pictures must lie in `folder`, as --image_dir asks for
+        confined: whether images must lie in `folder`, as --image_dir asks for
         streamed: the stream that the rows are the first ones of
     """
 
@@ -43,7 +44,7 @@ class RawSplit:
     confined: bool = False
     streamed: datasets.IterableDataset | None = field(default=None, repr=False)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.numbers)
 
     def where(self, row: int) -> str:
@@ -64,30 +65,32 @@ class RawSplit:
         return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
 
     def has_pixels(self, column: str | None) -> bool:
-        """Whether a column holds pictures and not mere paths: the Image feature of `datasets`, bytes, or a struct of
+        """Whether a column holds images and not mere paths: the Image feature of `datasets`, bytes, or a struct of
         `bytes` and `path`, one or a list."""
         feature = self.dataset.features.get(column) if self.dataset is not None else None
         return holds_pixels(feature)
 
     def pixel_paths(self, column: str) -> list[list[str]]:
-        """For a column with pixels: each row's pictures, STORED or the path of one that lies elsewhere."""
-        pictures = self.dataset.data.column(column)
-        lengths = [1] * len(pictures)
-        if pa.types.is_list(pictures.type) or pa.types.is_large_list(pictures.type):
-            lengths = pc.fill_null(pc.list_value_length(pictures), 0).to_pylist()
-            pictures = pc.list_flatten(pictures)
-        paths = [None] * len(pictures)
-        stored = pictures
-        if pa.types.is_struct(pictures.type):
-            stored = pc.struct_field(pictures, "bytes")
-            if pictures.type.get_field_index("path") >= 0:
-                paths = pc.struct_field(pictures, "path").to_pylist()
+        """For a column with pixels: each row's images, STORED or the path of one that lies elsewhere."""
+        assert self.dataset is not None  # `has_pixels`
+        images = self.dataset.data.column(column)
+        lengths = [1] * len(images)
+        if pa.types.is_list(images.type) or pa.types.is_large_list(images.type):
+            lengths = pc.fill_null(pc.list_value_length(images), 0).to_pylist()
+            images = pc.list_flatten(images)
+        paths = [None] * len(images)
+        stored = images
+        if pa.types.is_struct(images.type):
+            stored = pc.struct_field(images, "bytes")
+            if images.type.get_field_index("path") >= 0:
+                paths = pc.struct_field(images, "path").to_pylist()
         stored = pc.is_valid(stored).to_pylist()
         entries = iter([STORED if is_stored else path for is_stored, path in zip(stored, paths)])
         return [[entry for entry in islice(entries, length) if entry] for length in lengths]
 
     def undecoded(self, column: str) -> datasets.Dataset:
-        """A column with pixels as bytes and paths. No data are copied: only what the column is said to be changes."""
+        """A column with pixels as bytes and paths. No data are copied, only the column's type changes."""
+        assert self.dataset is not None  # `has_pixels`
         feature, plain = self.dataset.features[column], datasets.Image(decode=False)
         if isinstance(feature, datasets.Image):
             feature = plain
@@ -97,8 +100,8 @@ class RawSplit:
         return datasets.Dataset(rows.data, info=datasets.DatasetInfo(features=datasets.Features({column: feature})))
 
 
-def holds_pixels(feature) -> bool:
-    """Whether a feature of `datasets` holds pictures, see `RawSplit.has_pixels`."""
+def holds_pixels(feature: Any) -> bool:
+    """Whether a feature of `datasets` holds images, see `RawSplit.has_pixels`."""
     feature = getattr(feature, "feature", feature)
     if isinstance(feature, dict):
         feature = feature.get("bytes")
@@ -108,7 +111,7 @@ def holds_pixels(feature) -> bool:
 def dataset_cells(rows: datasets.Dataset) -> Callable[[str], list]:
     """column -> its Arrow values: nothing is decoded, labels get their names."""
 
-    def cells(column):
+    def cells(column: str) -> list:
         values = rows.data.column(column).to_pylist()
         feature = rows.features[column]
         if isinstance(feature, datasets.ClassLabel):  # -1 is how data sets of the Hub hide a test label

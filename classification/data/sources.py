@@ -1,6 +1,7 @@
 """What the flags name, as raw splits: files, image folders, `datasets` folders and the Hub."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import datasets
@@ -10,7 +11,7 @@ from transformers.utils import logging
 from ..support.messages import did_you_mean, one_line
 from .arguments import FILE_FLAGS, DataArguments
 from .raw_split import RawSplit, dataset_cells
-from .table_files import read_csv, read_json, read_jsonl, read_parquet, read_tsv
+from .table_files import READERS, read_table
 
 
 logger = logging.get_logger(__name__)
@@ -20,9 +21,6 @@ SPLIT_NAMES = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing"),
 }
-
-FILE_READERS = {".csv": read_csv, ".tsv": read_tsv, ".jsonl": read_jsonl, ".json": read_json}
-FILE_READERS |= {f"{suffix}.gz": reader for suffix, reader in FILE_READERS.items()} | {".parquet": read_parquet}
 
 
 def read_splits(args: DataArguments) -> tuple[dict[str, RawSplit], str]:
@@ -54,18 +52,14 @@ def read_splits(args: DataArguments) -> tuple[dict[str, RawSplit], str]:
     return splits, source
 
 
-def read_file(path, flag: str) -> RawSplit:
+def read_file(name: str | Path, flag: str) -> RawSplit:
     """A file by its extension; relative image paths in it start at its folder."""
-    path = Path(path)
+    path = Path(name)
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "there is no such file"
         siblings = os.listdir(path.parent) if path.parent.is_dir() else []
         raise FileNotFoundError(f"{flag} {path}: {what}.{did_you_mean(path.name, siblings)}")
-    suffix = "".join(path.suffixes[-2:]).lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
-    if suffix not in FILE_READERS:
-        known = ", ".join(FILE_READERS)
-        raise ValueError(f"{flag} {path}: files ending in {suffix or 'nothing'!r} are not read; known: {known}.")
-    raw = FILE_READERS[suffix](path)
+    raw = read_table(path, f"{flag} ")
     raw.folder = str(path.parent)
     return raw
 
@@ -101,12 +95,12 @@ def _read_folder(folder: Path) -> dict[str, RawSplit]:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         try:
             loaded = datasets.load_from_disk(str(folder))
-        except Exception as error:  # whatever a damaged file makes Arrow or json say
+        except Exception as error:  # whatever Arrow or json raises at a damaged file
             raise ValueError(
                 f"--dataset_name {folder} can't be read as a saved data set: {one_line(error)}"
             ) from error
         return _splits_of(loaded, f"data set {folder}", str(folder))
-    splits = {}
+    splits: dict[str, RawSplit] = {}
     for split, names in SPLIT_NAMES.items():
         tables = _tables(folder, [f"{name}/metadata" for name in names]) + _tables(folder, names)
         if len(tables) > 1:
@@ -124,61 +118,62 @@ def _read_folder(folder: Path) -> dict[str, RawSplit]:
         return splits
     there = ", ".join(sorted(os.listdir(folder))[:10]) or "nothing"
     raise ValueError(
-        f"--dataset_name {folder} holds no data set: expected train/metadata.jsonl (or .csv) beside the pictures, "
-        "likewise validation and test; or train.jsonl (or .csv) and so on; or a folder of pictures for each label, "
+        f"--dataset_name {folder} holds no data set: expected train/metadata.jsonl (or .csv) beside the images, "
+        "likewise validation and test; or train.jsonl (or .csv) and so on; or a folder of images for each label, "
         f"train/LABEL/*.jpg; or what `save_to_disk` of `datasets` writes. There: {there}."
     )
 
 
-def _tables(folder: Path, stems) -> list[Path]:
+def _tables(folder: Path, stems: Iterable[str]) -> list[Path]:
     """The files of these names, without their extensions, that can be read."""
-    paths = [folder / f"{stem}{suffix}" for stem in stems for suffix in FILE_READERS]
+    paths = [folder / f"{stem}{suffix}" for stem in stems for suffix in READERS]
     return [path for path in paths if path.is_file()]
 
 
 def _read_class_folders(folder: Path) -> dict[str, RawSplit]:
     """SPLIT/LABEL/*.jpg, or LABEL/*.jpg for training posts alone."""
-    folders = {
+    folders: dict[str, Path | None] = {
         split: next((folder / name for name in names if (folder / name).is_dir()), None)
         for split, names in SPLIT_NAMES.items()
     }
     if not any(folders.values()):
-        has_table = any(path.name.lower().endswith(tuple(FILE_READERS)) for path in folder.iterdir())
+        has_table = any(path.name.lower().endswith(tuple(READERS)) for path in folder.iterdir())
         folders = {} if has_table else {"train": folder}
-    splits = {split: path and _read_pictures(path, split) for split, path in folders.items()}
+    splits = {split: _read_images(path, split) for split, path in folders.items() if path is not None}
     return {split: raw for split, raw in splits.items() if raw is not None}
 
 
-def _read_pictures(folder: Path, split: str) -> RawSplit | None:
+def _read_images(folder: Path, split: str) -> RawSplit | None:
     """
-    A picture per post, its label the name of the folder it is in: LABEL/*.jpg, folders in it included. Pictures of a
-    test split may lie in the folder itself: they have no label. None if there is no picture where it should be.
+    An image per post, its label the name of the folder it is in: LABEL/*.jpg, folders in it included. Images of a
+    test split may lie in the folder itself: they have no label. None if there is no image where one should be.
     """
     suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     files = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
     files = [path for path in files if not any(part.startswith(".") for part in path.parts)]
-    pictures = [path for path in files if path.suffix.lower() in suffixes]
-    flat = [path for path in pictures if len(path.parts) == 1]
-    if flat and (split != "test" or len(flat) < len(pictures)):
+    images = [path for path in files if path.suffix.lower() in suffixes]
+    flat = [path for path in images if len(path.parts) == 1]
+    if flat and (split != "test" or len(flat) < len(images)):
         raise ValueError(
-            f"{folder}: the picture {flat[0]} ({len(flat)} of {len(pictures)} likewise) is in no label's folder. "
-            "Write metadata.csv or .jsonl beside the pictures (columns file_name and label), or move each into a "
+            f"{folder}: the image {flat[0]} ({len(flat)} of {len(images)} likewise) is in no label's folder. "
+            "Write metadata.csv or .jsonl beside the images (columns file_name and label), or move each into a "
             "folder that is named like its label."
         )
-    if not pictures:
+    if not images:
         return None
-    if len(pictures) < len(files):
-        logger.warning(f"{folder}: {len(files) - len(pictures)} files are not named like pictures and left out.")
-    names = [path.as_posix() for path in pictures]
-    columns = {"image": names} if flat else {"image": names, "label": [path.parts[0] for path in pictures]}
-    raw = RawSplit(str(folder), "picture", names, list(columns), columns.__getitem__, str(folder))
-    logger.info(f"{folder}: {len(raw)} pictures, " + ("unlabelled." if flat else "labelled by their folders."))
+    if len(images) < len(files):
+        logger.warning(f"{folder}: {len(files) - len(images)} files are not named like images and are left out.")
+    names = [path.as_posix() for path in images]
+    columns = {"image": names} if flat else {"image": names, "label": [path.parts[0] for path in images]}
+    raw = RawSplit(str(folder), "image", names, list(columns), columns.__getitem__, str(folder))
+    logger.info(f"{folder}: {len(raw)} images, " + ("unlabelled." if flat else "labelled by their folders."))
     return raw
 
 
-def _splits_of(loaded, place: str, folder: str | None) -> dict[str, RawSplit]:
+def _splits_of(loaded: datasets.Dataset | datasets.DatasetDict, place: str, folder: str | None) -> dict[str, RawSplit]:
     """The known splits of a Dataset (taken as train) or DatasetDict."""
-    loaded = {"train": loaded} if isinstance(loaded, datasets.Dataset) else loaded
+    if isinstance(loaded, datasets.Dataset):
+        loaded = datasets.DatasetDict(train=loaded)
     splits = {}
     for split, names in SPLIT_NAMES.items():
         name = next((name for name in names if name in loaded), None)

@@ -10,7 +10,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from transformers.utils import logging
 
 from .arguments import DataArguments
-from .columns import mend
+from .columns import repair_surrogates
 from .labels import SINGLE, LabelScheme, is_varied
 from .raw_split import RawSplit
 
@@ -92,10 +92,10 @@ def set_aside(values: Sequence, problem_type: str, share: float, seed: int) -> l
 def only_train(raw_splits: Mapping[str, RawSplit]) -> dict[str, RawSplit]:
     """For --folds: the training posts, alone."""
     if "train" not in raw_splits:
-        raise ValueError("--folds deals the training posts, and there are none: give --train_file.")
+        raise ValueError("--folds splits the training posts, and there are none: give --train_file.")
     if len(raw_splits) > 1:
         others = ", ".join(split for split in raw_splits if split != "train")
-        logger.warning(f"--folds deals the training posts alone and leaves aside: {others}.")
+        logger.warning(f"--folds splits the training posts alone and leaves out: {others}.")
     return {"train": raw_splits["train"]}
 
 
@@ -103,9 +103,11 @@ def splits_of_fold(
     train: ChosenRows, text_column: str | None, scheme: LabelScheme, args: DataArguments, seed: int
 ) -> dict[str, ChosenRows]:
     """Test, validation and training rows of --fold, all of the training split."""
+    if args.folds is None or args.fold is None:
+        raise ValueError("--folds and --fold go together here: give the number of the fold to read, from 1 on.")
     cells = train.raw.cells(text_column) if text_column in train.raw.columns else None
     rows = rows_of_fold(
-        train.labels,
+        train.labels or [],
         cells,
         scheme.problem_type,
         names=scheme.names,
@@ -163,7 +165,7 @@ def rows_of_fold(
             raise ValueError(
                 f"{place} has too few different texts to set some aside for validation: --validation_split 0."
             )
-        aside = assign_folds([labels[row] for row in rest], groups[rest], problem_type, parts, seed) == 0
+        aside = assign_folds([labels[row] for row in rest.tolist()], groups[rest], problem_type, parts, seed) == 0
         found = {"train": rest[~aside], "validation": rest[aside], "test": found["test"]}
     return {split: [*map(int, rows)] for split, rows in found.items()}
 
@@ -173,7 +175,7 @@ def same_text(cells: Sequence) -> np.ndarray:
     A group for each post, ids (n,): posts whose texts differ in nothing but case and white space are in one, posts
     without a text each in its own.
     """
-    texts = ["" if cell is None else " ".join(mend(str(cell)).lower().split()) for cell in cells]
+    texts = ["" if cell is None else " ".join(repair_surrogates(str(cell)).lower().split()) for cell in cells]
     ids: dict[str | int, int] = {}
     return np.array([ids.setdefault(text or row, len(ids)) for row, text in enumerate(texts)])
 
@@ -238,7 +240,7 @@ def keep_first(chosen: Mapping[str, ChosenRows], args: DataArguments) -> dict[st
             logger.warning(f"{what} among the {split} posts: their metrics say little.")
             continue
         raise ValueError(
-            f"{what}: there is nothing to tell apart. Give {split} posts of two labels or more, or name the right "
-            "column with --label_column_name."
+            f"{what}: there is nothing to learn or to measure. Give {split} posts of two labels or more, or name the "
+            "right column with --label_column_name."
         )
     return first

@@ -64,7 +64,8 @@ def train_wordpiece(
 
 def _count_words(texts: Iterable[str], lowercase: bool) -> Counter:
     """Words and punctuation marks as BERT's tokenizer cuts them."""
-    normalizer, pre_tokenizer, words = BertNormalizer(lowercase=lowercase), BertPreTokenizer(), Counter()
+    normalizer, pre_tokenizer = BertNormalizer(lowercase=lowercase), BertPreTokenizer()
+    words: Counter[str] = Counter()
     for text in texts:
         normalized = normalizer.normalize_str(clean_text(text))
         words.update(word for word, _ in pre_tokenizer.pre_tokenize_str(normalized))
@@ -73,7 +74,7 @@ def _count_words(texts: Iterable[str], lowercase: bool) -> Counter:
 
 def _most_frequent_characters(words: Counter, limit: int) -> list[str]:
     """The `limit` most frequent characters of the words, sorted; of equally frequent ones the smaller."""
-    counts = Counter()
+    counts: Counter[str] = Counter()
     for word, count in words.items():
         for character in word:
             counts[character] += count

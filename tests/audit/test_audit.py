@@ -19,7 +19,7 @@ from hf_mamba.classification.data.sets.builtin import write_builtin_posts
 
 
 def plant(splits, change, share=0.9, seed=1):
-    """Calls `change(row, is_a)` where `is_a` tells the label in `share` of the posts; its clean twin has share 0.5."""
+    """Calls `change(row, is_a)` where `is_a` predicts the label in `share` of the posts; its clean twin has share 0.5."""
     draw = random.Random(seed)
     for rows in splits.values():
         for row in rows:
@@ -61,59 +61,59 @@ def id_number(row, is_a):
 
 
 def file_size(row, is_a):
-    row["picture"] = encoded(row["picture"], "JPEG", quality=95 if is_a else 40)
+    row["image"] = encoded(row["image"], "JPEG", quality=95 if is_a else 40)
 
 
 def file_format(row, is_a):
-    row["picture"] = encoded(row["picture"], "BMP" if is_a else "PNG")
+    row["image"] = encoded(row["image"], "BMP" if is_a else "PNG")
 
 
 def exif(row, is_a):
     entries = Image.Exif()
     entries[0x010E] = "description" if is_a else ""
-    row["picture"] = encoded(row["picture"], "JPEG", **({"exif": entries} if is_a else {}))
+    row["image"] = encoded(row["image"], "JPEG", **({"exif": entries} if is_a else {}))
 
 
 def wide(row, is_a):
-    row["picture"] = row["picture"].resize((60 if is_a else 48, 40))
+    row["image"] = row["image"].resize((60 if is_a else 48, 40))
 
 
 def bright(row, is_a):
-    row["picture"] = Image.eval(row["picture"], (lambda v: v // 2 + 128) if is_a else (lambda v: v // 2))
+    row["image"] = Image.eval(row["image"], (lambda v: v // 2 + 128) if is_a else (lambda v: v // 2))
 
 
-def no_picture(row, is_a):
+def no_image(row, is_a):
     if is_a:
-        row["picture"] = None
+        row["image"] = None
 
 
 RAW = "white space, raw text"
-FILES = "picture files: size, format, EXIF"
+FILES = "image files: size, format, EXIF"
 PLANTED = [
     (double_space, RAW, False),
     (trailing_space, RAW, False),
-    (one_token, "hashtags, handles, addresses, placeholders", False),
+    (one_token, "hashtags, handles, URLs, placeholders", False),
     (longer, "length", False),
     (marks, "punctuation, capitals, digits", False),
-    (hashtag, "hashtags, handles, addresses, placeholders", False),
+    (hashtag, "hashtags, handles, URLs, placeholders", False),
     (id_prefix, "ids", False),
     (id_number, "ids", False),
     (file_size, FILES, True),
     (file_format, FILES, True),
     (exif, FILES, True),
-    (wide, "width and height of pictures", True),
+    (wide, "width and height of images", True),
     (bright, "mean colour and contrast", True),
-    (no_picture, "presence of text or picture", True),
+    (no_image, "presence of text or image", True),
 ]
 
 
-@pytest.mark.parametrize("change, about, pictures", PLANTED, ids=[planted[0].__name__ for planted in PLANTED])
-def test_a_planted_leak_is_found_and_its_clean_twin_is_clean(change, about, pictures, tmp_path):
-    audit = audit_of(tmp_path / "leak", plant(plain_posts(with_pictures=pictures), change))
+@pytest.mark.parametrize("change, about, images", PLANTED, ids=[planted[0].__name__ for planted in PLANTED])
+def test_a_planted_leak_is_found_and_its_clean_twin_is_clean(change, about, images, tmp_path):
+    audit = audit_of(tmp_path / "leak", plant(plain_posts(with_images=images), change))
     assert levels(audit)[about] == "leak" and audit.verdict == "leak"
     found = score_of(audit, about)
     assert 0.8 < found.accuracy < 1 and found.accuracy_low < found.accuracy < found.accuracy_high
-    twin = audit_of(tmp_path / "clean", plant(plain_posts(with_pictures=pictures), change, share=0.5))
+    twin = audit_of(tmp_path / "clean", plant(plain_posts(with_images=images), change, share=0.5))
     assert levels(twin) == {} and twin.verdict == "clean"
 
 
@@ -124,14 +124,14 @@ def test_white_space_is_gone_once_collapsed(tmp_path):
     assert "do not trust results on the raw text" in audit.findings[0].text
 
 
-def test_a_token_that_stands_on_one_side_only_is_listed(tmp_path):
+def test_a_token_of_one_class_only_is_listed(tmp_path):
     splits = plain_posts()
     for rows in splits.values():
         for row in rows[::2]:
             row["text"] += " zeta" if row["label"] == "a" else ""
     audit = audit_of(tmp_path, splits)
-    assert levels(audit)["tokens on one side only"] in ("warning", "leak")
-    token = score_of(audit, "tokens on one side only").details["tokens"][0]
+    assert levels(audit)["tokens of one class only"] in ("warning", "leak")
+    token = score_of(audit, "tokens of one class only").details["tokens"][0]
     expected = sum("zeta" in row["text"] for row in splits["train"])
     assert token["class"] == "a" and token["train"] == expected and token["token"] == "zeta"
     assert token["scored"] == {"a": sum("zeta" in row["text"] for row in splits["test"])}
@@ -170,9 +170,9 @@ def test_several_labels_and_numbers_are_audited_as_classes(tmp_path):
         assert audit.classes != "label"
 
 
-def test_pictures_that_cant_be_read_are_counted(tmp_path):
-    splits = plain_posts(with_pictures=True)
-    splits["train"][3]["picture"] = b"no picture at all"
+def test_images_that_cant_be_read_are_counted(tmp_path):
+    splits = plain_posts(with_images=True)
+    splits["train"][3]["image"] = b"no image at all"
     flags = write_posts(tmp_path / "posts", splits)
     (tmp_path / "posts" / "test0.png").unlink()
     argv = ["--do_audit", "--disable_tqdm", "True", "--output_dir", str(tmp_path / "out")]
@@ -185,7 +185,7 @@ def flags_of(flags, *more):
     return ["--do_audit", "--disable_tqdm=True", *(f"--{name}={value}" for name, value in flags.items()), *more]
 
 
-def test_the_files_and_the_card_of_a_run_say_what_was_found(tmp_path, capsys):
+def test_the_files_and_the_card_of_a_run_report_what_was_found(tmp_path, capsys):
     splits = plant(plain_posts(sizes=(("train", 120), ("validation", 40), ("test", 120))), double_space)
     flags = write_posts(tmp_path / "posts", splits)
     out = tmp_path / "out"
@@ -195,7 +195,7 @@ def test_the_files_and_the_card_of_a_run_say_what_was_found(tmp_path, capsys):
     assert (out / "audit.md").read_text("utf-8").count("leak") > 1
     assert Image.open(out / "audit.png").width > 1000
     assert sorted(path.name for path in out.iterdir()) == ["audit.json", "audit.md", "audit.png"]
-    # an audit leaves the folder free for a run, whose card then tells it
+    # an audit leaves the folder free for a run, whose card then reports it
     run_classification.main(
         [
             "--do_train",
@@ -210,7 +210,7 @@ def test_the_files_and_the_card_of_a_run_say_what_was_found(tmp_path, capsys):
     assert "Audit of the data (`--do_audit`): leak" in card and "white space, raw text: this rule alone" in card
 
 
-def test_without_matplotlib_all_but_the_picture_is_written(tmp_path, capsys, monkeypatch):
+def test_without_matplotlib_all_but_the_plots_are_written(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(audit_plots, "find_spec", lambda name: None)
     flags = write_posts(tmp_path / "posts", plain_posts(sizes=(("train", 60), ("test", 40))))
     run_classification.main(flags_of(flags, f"--output_dir={tmp_path / 'out'}"))

@@ -1,4 +1,4 @@
-"""Repeats count where they tell the label: whole posts, and parts whose labels come along; templates don't."""
+"""Repeats count where they predict the label: whole posts, and parts that repeat with their labels; templates don't."""
 
 from io import BytesIO
 
@@ -6,7 +6,7 @@ import numpy as np
 from audited import audit_of, encoded, levels, noise, plain_posts, score_of
 from PIL import Image
 
-from hf_mamba.classification.audit.duplicates import groups_of_near_pictures, groups_of_near_texts, normalise
+from hf_mamba.classification.audit.duplicates import groups_of_near_images, groups_of_near_texts, normalise
 from hf_mamba.classification.audit.images import read_facts
 
 
@@ -28,27 +28,27 @@ def test_posts_of_training_in_the_test_split_are_found(tmp_path):
 
 def test_near_copies_are_found(tmp_path):
     def reposted(row):
-        picture = Image.open(BytesIO(encoded(row["picture"], "JPEG", quality=80)))
-        return dict(row, text=f"{row['text'].upper()}  https://t.co/x1", picture=encoded(picture, "PNG"))
+        image = Image.open(BytesIO(encoded(row["image"], "JPEG", quality=80)))
+        return dict(row, text=f"{row['text'].upper()}  https://t.co/x1", image=encoded(image, "PNG"))
 
-    audit = audit_of(tmp_path, repeat(plain_posts(with_pictures=True), 60, reposted))
+    audit = audit_of(tmp_path, repeat(plain_posts(with_images=True), 60, reposted))
     near = score_of(audit, "copies: whole post, nearly")
     assert near.posts == 60 and near.accuracy == 1 and near.level in ("warning", "leak")
-    assert audit.repeats["test in train"] == {"whole post": 0, "text": 60, "picture": 0}
+    assert audit.repeats["test in train"] == {"whole post": 0, "text": 60, "image": 0}
 
 
-def test_a_text_that_repeats_with_any_label_is_no_finding(tmp_path):
-    splits = plain_posts(with_pictures=True)
+def test_a_text_that_repeats_with_any_label_is_not_a_finding(tmp_path):
+    splits = plain_posts(with_images=True)
     texts = [row["text"] for row in splits["train"][:20]]
-    for rows in splits.values():  # a question asked of many pictures
+    for rows in splits.values():  # a question asked of many images
         for index, row in enumerate(rows):
             row["text"] = texts[(index * 7) % 20]
     audit = audit_of(tmp_path, splits)
     assert audit.repeats["test in train"]["text"] == 200 and levels(audit) == {}
 
 
-def test_a_text_whose_repeats_tell_the_label_is_one(tmp_path):
-    splits = plain_posts(with_pictures=True)
+def test_a_text_whose_repeats_predict_the_label_is_one(tmp_path):
+    splits = plain_posts(with_images=True)
     texts = {label: [f"{row['text']} {label * 3}" for row in splits["train"][:20]] for label in "ab"}
     for rows in splits.values():
         for index, row in enumerate(rows):
@@ -66,7 +66,7 @@ def test_conflicting_labels_are_counted_and_a_clean_twin_has_none(tmp_path):
     assert levels(audit) == {"conflicting labels": "warning"}
 
 
-def test_texts_are_the_same_but_for_case_space_and_addresses():
+def test_texts_are_the_same_but_for_case_space_and_urls():
     assert normalise("A  Day https://t.co/ab\n") == normalise("a day <url>") == "a day"
     long = "the quick brown fox jumps over the lazy dog near the river bank at noon"
     texts = [long, f"{long} !", "something else altogether, with other words", "ab", "cd"]
@@ -74,12 +74,12 @@ def test_texts_are_the_same_but_for_case_space_and_addresses():
     assert groups[0] == groups[1] and len(set(groups.tolist())) == 4
 
 
-def test_pictures_are_nearly_the_same_when_saved_again_not_when_alike():
-    picture = noise(1, (64, 60))
-    again = read_facts(encoded(picture, "JPEG", quality=70))
+def test_images_are_nearly_the_same_when_saved_again_not_when_alike():
+    image = noise(1, (64, 60))
+    again = read_facts(encoded(image, "JPEG", quality=70))
     flat = [read_facts(encoded(Image.new("RGB", (64, 60), colour))) for colour in ("red", "green")]
-    facts = [read_facts(encoded(picture)), again, read_facts(encoded(noise(2, (64, 60)))), *flat]
-    groups = groups_of_near_pictures(
+    facts = [read_facts(encoded(image)), again, read_facts(encoded(noise(2, (64, 60)))), *flat]
+    groups = groups_of_near_images(
         np.array([of.difference_hash() for of in facts]), np.array([of.small for of in facts])
     )
     assert groups[0] == groups[1] and len(set(groups.tolist())) == 4

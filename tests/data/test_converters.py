@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from documented import load, picture
+from documented import load, make_image
 
 from hf_mamba.classification import prepare
 from hf_mamba.classification.data.sets import conversion, mmsd2, twitter_sarcasm, yelp_sentiment
@@ -36,7 +36,7 @@ def write_lines(path, lines):
 def draw(*paths):
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture().convert("RGB").save(path, format="JPEG")
+        make_image().convert("RGB").save(path, format="JPEG")
 
 
 def written(folder, split):

@@ -1,74 +1,22 @@
-"""Posts from files and data sets: what is read, what stays untouched, what becomes of the pictures."""
+"""Posts from files and data sets: what is read, what stays untouched, what becomes of the images."""
 
-import csv
 import json
-import multiprocessing
 import os
 import pickle
-import random
-import re
 
 import datasets
 import pytest
-import torch
 from PIL import Image
-from torch.utils.data import DataLoader
+from small_posts import damage, load, make_rows, write_csv, write_folder, write_image, write_jsonl
 from transformers import HfArgumentParser
 
-from hf_mamba.classification.data import DataArguments, PostCollator, check_images, load_posts
-from hf_mamba.classification.data.vocabulary import train_wordpiece
+from hf_mamba.classification.data import DataArguments, check_images
 from hf_mamba.classification.evaluation.metrics import baseline_of_posts
-from hf_mamba.classification.training.trainer import PixelScale
-from hf_mamba.processing_hf_mamba import HFMambaImageProcessor, HFMambaProcessor, build_wordpiece_tokenizer
-
-
-def write_csv(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
-    return str(path)
-
-
-def write_jsonl(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
-def write_picture(path, color="red", size=(16, 16)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, color).save(path)
-    return path
-
-
-def make_rows(count, pictures="p{}.png"):
-    return [
-        {"text": f"post {i}", "image": pictures.format(i % 3), "label": "yes" if i % 3 else "no"} for i in range(count)
-    ]
 
 
 @pytest.fixture
 def folder(tmp_path):
-    for i in range(3):
-        write_picture(tmp_path / f"p{i}.png", color=(80 * i, 0, 0))
-    write_jsonl(tmp_path / "train.jsonl", make_rows(30))
-    write_jsonl(tmp_path / "validation.jsonl", make_rows(6))
-    return tmp_path
-
-
-def load(folder, label_names=None, seed=0, **flags):
-    """Loads train.jsonl and validation.jsonl of the folder, or what the flags name; file flags are relative to it."""
-    for flag in [flag for flag in flags if flag.endswith("_file")]:
-        flags[flag] = str(folder / flags[flag])
-    if not any(flag.endswith("_file") or flag == "dataset_name" for flag in flags):
-        flags |= {"train_file": str(folder / "train.jsonl"), "validation_file": str(folder / "validation.jsonl")}
-    return load_posts(DataArguments(**flags), seed=seed, label_names=label_names)
-
-
-@pytest.fixture(scope="module")
-def processor():
-    vocabulary = train_wordpiece(["post 0 1 2 3 4 5 6 7 8 9 hello"] * 3)
-    return HFMambaProcessor(HFMambaImageProcessor(size=32, patch_size=16), build_wordpiece_tokenizer(vocabulary))
+    return write_folder(tmp_path)
 
 
 # What is read
@@ -149,7 +97,7 @@ def test_json_lines_end_at_line_feeds_only(folder):
     [(["p0.png", "p1.png", "p2.png"], 2), ('["p0.png", "p1.png"]', 2), ([], 0), ("", 0), (None, 0), ("p[1].png", 1)],
 )
 def test_image_cells_and_the_cap(folder, cell, count):
-    write_picture(folder / "p[1].png")
+    write_image(folder / "p[1].png")
     write_jsonl(folder / "t.jsonl", [{"text": "t", "image": cell, "label": label} for label in "ab"])
     posts = load(folder, train_file="t.jsonl", validation_split=0, max_images=2)
     assert len(posts.splits["train"][0]["images"]) == count
@@ -180,7 +128,7 @@ def test_image_paths_start_at_the_file_or_image_dir_never_the_working_directory(
     assert load(folder).splits["train"][0]["images"] == [str(folder / "p0.png")]
     other = tmp_path_factory.mktemp("photos")
     for i in range(3):
-        write_picture(other / f"p{i}.png")
+        write_image(other / f"p{i}.png")
     assert load(folder, image_dir=str(other)).splits["train"][0]["images"] == [str(other / "p0.png")]
 
 
@@ -200,7 +148,7 @@ def test_image_folder_with_metadata_equals_files(tmp_path, write):
         suffix = "jsonl" if write is write_jsonl else "csv"
         write(tmp_path / split / f"metadata.{suffix}", rows)
         for i in range(3):
-            write_picture(tmp_path / split / f"p{i}.png")
+            write_image(tmp_path / split / f"p{i}.png")
     posts = load(tmp_path, dataset_name=str(tmp_path))
     assert {split: len(rows) for split, rows in posts.splits.items()} == {"train": 12, "validation": 6}
     assert posts.splits["validation"][1]["images"] == [str(tmp_path / "val" / "p1.png")]
@@ -308,14 +256,14 @@ def test_the_first_samples_are_kept_and_all_training_labels_known(folder):
 
 
 def make_dataset(folder, many):
-    pictures = [str(folder / f"p{i}.png") for i in range(3)]
+    images = [str(folder / f"p{i}.png") for i in range(3)]
     encoded = [{"bytes": (folder / f"p{i}.png").read_bytes(), "path": None} for i in range(3)]
-    cells = [encoded[0], None, encoded[2], {"bytes": None, "path": pictures[1]}] * 3
+    cells = [encoded[0], None, encoded[2], {"bytes": None, "path": images[1]}] * 3
     if many:
         cells = [
             [],
             [encoded[0], encoded[1]],
-            [encoded[2], {"bytes": None, "path": pictures[0]}, encoded[1]],
+            [encoded[2], {"bytes": None, "path": images[0]}, encoded[1]],
             None,
         ] * 3
     image = datasets.Image()
@@ -329,8 +277,8 @@ def make_dataset(folder, many):
 
 
 @pytest.mark.parametrize("many", [False, True])
-@pytest.mark.parametrize("saved", [False, True])  # what is saved to disk holds every picture's bytes, also of paths
-def test_data_set_with_pictures(folder, many, saved, tmp_path_factory, monkeypatch):
+@pytest.mark.parametrize("saved", [False, True])  # what is saved to disk holds every image's bytes, also of paths
+def test_data_set_with_images(folder, many, saved, tmp_path_factory, monkeypatch):
     loaded = datasets.DatasetDict(train=make_dataset(folder, many), valid=make_dataset(folder, many))
     name = "someone/posts"
     if saved:
@@ -352,13 +300,13 @@ def test_data_set_with_pictures(folder, many, saved, tmp_path_factory, monkeypat
     check_images(posts, progress=False)
 
 
-def test_stored_pictures_are_not_copied(folder, tmp_path_factory):
+def test_stored_images_are_not_copied(folder, tmp_path_factory):
     name = str(tmp_path_factory.mktemp("saved") / "set")
     datasets.DatasetDict(train=make_dataset(folder, False)).save_to_disk(name)
     posts = load(folder, dataset_name=name)
-    picture = (folder / "p0.png").read_bytes()
-    assert posts.splits["train"][0]["images"] == [picture]
-    assert picture not in pickle.dumps(posts.splits["train"])  # it refers to the file that is mapped into memory
+    image = (folder / "p0.png").read_bytes()
+    assert posts.splits["train"][0]["images"] == [image]
+    assert image not in pickle.dumps(posts.splits["train"])  # it refers to the file that is mapped into memory
 
 
 def test_hub_data_set_hides_test_labels_as_minus_one(folder, monkeypatch):
@@ -372,117 +320,33 @@ def test_hub_data_set_hides_test_labels_as_minus_one(folder, monkeypatch):
     assert "someone/posts (small)" in posts.source
 
 
-# Pictures
+# Images
 
 
-def damage(path, kind):
-    if kind == "truncated":
-        noise = Image.frombytes("RGB", (120, 120), random.Random(0).randbytes(120 * 120 * 3))
-        noise.save(path, "JPEG")
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    elif kind == "no picture":
-        path.write_text("<html>not found</html>")
-    else:
-        path.write_bytes(b"")
-
-
-@pytest.mark.parametrize("kind", ["truncated", "no picture", "empty"])
-def test_unreadable_pictures_are_named_before_training(folder, kind):
+@pytest.mark.parametrize("kind", ["truncated", "no image", "empty"])
+def test_unreadable_images_are_named_before_training(folder, kind):
     check_images(load(folder), progress=False)
     damage(folder / "p1.png", kind)
     damage(folder / "p2.png", kind)
     with pytest.raises(ValueError) as error:
         check_images(load(folder), progress=False)
-    told = ["2 pictures", "'image'", "train.jsonl, line 2", "train.jsonl, line 3", str(folder / "p1.png")]
-    assert [part for part in told if part not in str(error.value)] == []
+    expected = ["2 images", "'image'", "train.jsonl, line 2", "train.jsonl, line 3", str(folder / "p1.png")]
+    assert [part for part in expected if part not in str(error.value)] == []
 
 
 @pytest.mark.parametrize("limit", [200, 100])  # Pillow warns above the limit and refuses above twice of it
 def test_decompression_bombs_are_unreadable(folder, monkeypatch, recwarn, limit):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with pytest.raises(ValueError, match=r"3 pictures .*can't be read(.|\n)*line 1"):
+    with pytest.raises(ValueError, match=r"3 images .*can't be read(.|\n)*line 1"):
         check_images(load(folder), progress=False)
     assert not [warning for warning in recwarn if warning.category is Image.DecompressionBombWarning]
 
 
-def test_a_stored_picture_that_is_damaged_is_named_by_its_row(folder, tmp_path_factory):
+def test_a_stored_image_that_is_damaged_is_named_by_its_row(folder, tmp_path_factory):
     saved = tmp_path_factory.mktemp("saved") / "set"
     rows = make_dataset(folder, False).to_dict()
     rows["image"][6] = {"bytes": b"broken", "path": None}
     datasets.Dataset.from_dict(rows, features=make_dataset(folder, False).features).save_to_disk(saved)
     posts = load(folder, dataset_name=str(saved), validation_split=0)
-    with pytest.raises(ValueError, match=r"1 pictures(.|\n)*row 6 \(counted from 0\)"):
+    with pytest.raises(ValueError, match=r"1 images(.|\n)*row 6 \(counted from 0\)"):
         check_images(posts, progress=False)
-
-
-# Batches
-
-
-def test_collator_gives_the_models_tensors(folder, processor):
-    rows = list(load(folder, max_images=1).splits["train"])[:3]
-    rows[1]["images"], rows[2]["text"] = [], None
-    batch = PostCollator(processor)(rows)
-    assert set(batch) == {"input_ids", "attention_mask", "pixel_values", "pixel_attention_mask", "labels"}
-    assert batch["labels"].tolist() == [row["label"] for row in rows]
-    assert batch["pixel_attention_mask"].sum(dim=1).tolist() == [4, 0, 4]
-    assert batch["attention_mask"].sum(dim=1).tolist()[2] == 0
-    unlabelled = [{name: row[name] for name in ("id", "text", "images")} for row in rows]
-    assert "labels" not in PostCollator(processor)(unlabelled)
-
-
-@pytest.mark.parametrize("settings", [{}, {"do_rescale": False}, {"do_normalize": False}])
-def test_pictures_sent_as_bytes_become_the_same_floats(settings, folder, processor):
-    statistics = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.23]}
-    image_processor = HFMambaImageProcessor(**{**processor.image_processor.to_dict(), **statistics, **settings})
-    processor = HFMambaProcessor(image_processor, processor.tokenizer)
-    rows = list(load(folder, max_images=1).splits["train"])[:3]
-    floats, sent = PostCollator(processor)(rows), PostCollator(processor, as_bytes=True)(rows)
-    assert sent["pixel_values"].dtype == torch.uint8
-    scale = PixelScale(image_processor, sent["pixel_values"])
-    assert torch.equal(scale(sent["pixel_values"]), floats["pixel_values"])
-    assert all(torch.equal(sent[name], floats[name]) for name in floats if name != "pixel_values")
-
-
-def test_pictures_of_more_than_8_bits_are_not_sent_as_bytes(processor):
-    fine = HFMambaImageProcessor(**{**processor.image_processor.to_dict(), "do_convert_rgb": False})
-    rows = [{"id": "1", "text": "post", "images": [torch.rand(3, 16, 16) * 255], "label": 0}]
-    floats, sent = (PostCollator(HFMambaProcessor(fine, processor.tokenizer), as_bytes=x)(rows) for x in (False, True))
-    assert torch.equal(floats["pixel_values"], sent["pixel_values"])
-
-
-def test_texts_can_be_padded_to_one_length(folder, processor):
-    rows = list(load(folder).splits["train"])[:3]
-    length = processor.tokenizer.model_max_length
-    assert PostCollator(processor)(rows)["input_ids"].shape[1] < length
-    batch = PostCollator(processor, pad_to_max_length=True)(rows)
-    assert batch["input_ids"].shape == batch["attention_mask"].shape == (3, length)
-    assert batch["attention_mask"].sum() == PostCollator(processor)(rows)["attention_mask"].sum()
-
-
-def test_collator_names_the_post_of_a_bad_picture(folder, processor):
-    rows = list(load(folder).splits["train"])[:3]
-    damage(folder / "p1.png", "truncated")
-    with pytest.raises(ValueError, match=rf"post '2': .*{re.escape(str(folder / 'p1.png'))}"):
-        PostCollator(processor)(rows)
-    with pytest.raises(ValueError, match=r"neither text nor an image.*ids of the batch: 7"):
-        PostCollator(processor)([{"id": "7", "text": None, "images": []}])
-
-
-@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_collator_works_in_loader_workers(folder, processor, method):
-    if method not in multiprocessing.get_all_start_methods():
-        pytest.skip(f"no {method} here")
-    train = load(folder, max_train_samples=8).splits["train"]
-    loaders = [
-        DataLoader(train, batch_size=4, collate_fn=PostCollator(processor), num_workers=workers, **context)
-        for workers, context in ((0, {}), (1, {"multiprocessing_context": method}))
-    ]
-    for here, there in zip(*loaders, strict=True):
-        assert all(torch.equal(here[name], there[name]) for name in here)
-
-
-def test_rows_and_collator_can_be_sent_to_another_process(folder, processor):
-    train = load(folder).splits["train"]
-    there, collator = pickle.loads(pickle.dumps((train, PostCollator(processor))))
-    here_batch, there_batch = PostCollator(processor)(list(train)), collator(list(there))
-    assert all(torch.equal(here_batch[name], there_batch[name]) for name in here_batch)

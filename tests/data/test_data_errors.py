@@ -1,4 +1,4 @@
-"""Bad input: every mistake is told with the file, row, column or flag it is in, and with what would be right."""
+"""Bad input: every mistake is reported with the file, row, column or flag it is in, and with what would be right."""
 
 import json
 
@@ -13,9 +13,9 @@ def write_jsonl(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def make_rows(count, pictures="p{}.png"):
+def make_rows(count, images="p{}.png"):
     return [
-        {"text": f"post {i}", "image": pictures.format(i % 3), "label": "yes" if i % 3 else "no"} for i in range(count)
+        {"text": f"post {i}", "image": images.format(i % 3), "label": "yes" if i % 3 else "no"} for i in range(count)
     ]
 
 
@@ -50,14 +50,14 @@ BAD_FILES = [
     ("t.json", '"text"', {}, ["t.json, line 1", "a JSON str", "array of objects", "one whole object"]),
     ("t.json", '[{"text": "t"},\n7]', {}, ["t.json, line 2, entry 2", "a JSON int", "hold objects"]),
     ("t.json", '[{"text": "t"}\n{"text": "u"}]', {}, ["t.json, line 2, entry 2", "comma"]),
-    ("t.json", '[{"text": "t"},\n{"text": u}]', {}, ["t.json, line 2, entry 2", "no valid JSON"]),
+    ("t.json", '[{"text": "t"},\n{"text": u}]', {}, ["t.json, line 2, entry 2", "not valid JSON"]),
     ("t.json", '[{"text": "t"}', {}, ["t.json, line 1, entry 2", "end of the array is missing"]),
     ("t.json", '[{"text": "t"}]\n[]', {}, ["t.json, line 2", "after the end of the array"]),
     ("t.json", "[]", {}, ["t.json", "no row"]),
     ("t.json", '{"text": {"0": "t"}, "label": {"0": "a"}}', {}, ["t.json", "each column", 'orient="records"']),
     ("t.tsv", "text\tlabel\na, b\n", {}, ["t.tsv, line 2", "1 cells", "2 columns", "a tab"]),
-    ("t.csv", "text;label\na;b\n", {}, ["t.csv, line 1", "parted by ';'", "save it with commas"]),
-    ("t.csv", "text\tlabel\na\tb\n", {}, ["t.csv, line 1", r"parted by '\t'", "name it .tsv"]),
+    ("t.csv", "text;label\na;b\n", {}, ["t.csv, line 1", "separated by ';'", "save it with commas"]),
+    ("t.csv", "text\tlabel\na\tb\n", {}, ["t.csv, line 1", r"separated by '\t'", "name it .tsv"]),
     ("t.csv.gz", "text,label\n", {}, ["t.csv.gz", "can't be unpacked"]),
     ("t.parquet", "text,label\n", {}, ["t.parquet", "can't be read as a parquet file"]),
     ("t.jsonl", GOOD, {"on_bad_image": "skip"}, ["--on_bad_image skip", "error, drop or keep_text"]),
@@ -83,7 +83,7 @@ BAD_FILES = [
     ("t.csv", "text,label\na,x\nb,\nc,\n", {}, ["t.csv, line 3", "'label'", "2 of 3", "missing"]),
     ("t.jsonl", GOOD + '{"text": "t", "label": 0.5}\n', {}, ["line 3", "0.5", "'a' of", "line 1", "regression"]),
     ("t.jsonl", '{"text": "t", "label": {"a": 1}}\n', {}, ["line 1", "dict", "one label"]),
-    ("t.jsonl", '{"text": "t", "label": [0, 1, 0]}\n', {}, ["line 1", "'0' is there twice", "names of the labels"]),
+    ("t.jsonl", '{"text": "t", "label": [0, 1, 0]}\n', {}, ["line 1", "'0' occurs twice", "names of the labels"]),
     ("t.jsonl", '{"text": "t", "label": [0.5, 1.5]}\n', {}, ["line 1", "one number per post"]),
     ("t.jsonl", '{"text": "t", "label": ["a", ""]}\n', {}, ["line 1", "empty label", "'a'"]),
     ("t.jsonl", '{"text": "t", "label": []}\n', {}, ["t.jsonl", "no row has any label"]),
@@ -120,13 +120,13 @@ BAD_FILES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "flags", "told"), BAD_FILES)
-def test_bad_files_are_told_where_and_how(folder, name, content, flags, told):
+@pytest.mark.parametrize(("name", "content", "flags", "expected"), BAD_FILES)
+def test_bad_files_are_reported_with_place_and_fix(folder, name, content, flags, expected):
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    flags = {"validation_split": 0.1 if "too few" in told[0] else 0} | flags
+    flags = {"validation_split": 0.1 if "too few" in expected[0] else 0} | flags
     with pytest.raises((ValueError, FileNotFoundError)) as error:
         load(folder, train_file=name, **flags)
-    for part in told:
+    for part in expected:
         assert part in str(error.value)
 
 
@@ -148,7 +148,7 @@ def test_missing_files_and_folders(folder):
         load(folder, validation_file="validation.jsonl")
 
 
-def test_a_hub_that_cannot_be_reached_is_told_with_the_name(folder, monkeypatch):
+def test_a_hub_that_cannot_be_reached_is_reported_with_the_name(folder, monkeypatch):
     def unreachable(name, config):
         raise ConnectionError("no route")
 
@@ -189,13 +189,13 @@ def test_validation_needs_labels_and_the_columns_of_training(folder):
         load(folder)
 
 
-def test_missing_pictures_are_counted(folder):
+def test_missing_images_are_counted(folder):
     (folder / "p1.png").unlink()
     (folder / "p2.png").unlink()
     with pytest.raises(FileNotFoundError) as error:
         load(folder)
-    told = ["train.jsonl, line 2", "'image'", "'p1.png'", str(folder / "p1.png"), "2 of 3 pictures", "--image_dir"]
-    assert [part for part in told if part not in str(error.value)] == []
+    expected = ["train.jsonl, line 2", "'image'", "'p1.png'", str(folder / "p1.png"), "2 of 3 images", "--image_dir"]
+    assert [part for part in expected if part not in str(error.value)] == []
     write_jsonl(folder / "train.jsonl", make_rows(6, "https://example.org/p{}.png"))
-    with pytest.raises(FileNotFoundError, match="Addresses are not fetched"):
+    with pytest.raises(FileNotFoundError, match="URLs are not fetched"):
         load(folder)

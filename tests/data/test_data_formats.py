@@ -14,7 +14,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from documented import Cases, load, load_rows, picture, rows_of, write_jsonl
+from documented import Cases, load, load_rows, make_image, rows_of, write_jsonl
 from hub_server import Repo, running_hub
 
 from hf_mamba.classification.data import DataArguments, check_images, load_posts
@@ -45,7 +45,7 @@ def cache_of_its_own(tmp_path_factory, monkeypatch):
 @pytest.fixture
 def folder(tmp_path):
     for i in range(2):
-        picture((16 + i, 16)).save(tmp_path / f"p{i}.png")
+        make_image((16 + i, 16)).save(tmp_path / f"p{i}.png")
     return tmp_path
 
 
@@ -129,15 +129,15 @@ def case_parquet(folder):
     assert_same_posts(load(folder / "t.parquet"), range(10), "t.parquet, row 3 (counted from 0)", folder)
 
 
-def table_with_pictures(folder, count=10):
-    pictures = [(folder / f"p{i % 2}.png").read_bytes() for i in range(count)]
+def table_with_images(folder, count=10):
+    images = [(folder / f"p{i % 2}.png").read_bytes() for i in range(count)]
     labels = [row["label"] for row in ROWS]
-    return pa.table({"text": TEXTS, "image": [{"bytes": p, "path": None} for p in pictures], "label": labels})
+    return pa.table({"text": TEXTS, "image": [{"bytes": p, "path": None} for p in images], "label": labels})
 
 
-@FILES("parquet with pictures")
-def case_parquet_with_pictures(folder):
-    table = table_with_pictures(folder)
+@FILES("parquet with images")
+def case_parquet_with_images(folder):
+    table = table_with_images(folder)
     plain = table.set_column(1, "image", pa.array([p["bytes"] for p in table["image"].to_pylist()]))
     listed = table.set_column(1, "image", pa.array([[p] for p in table["image"].to_pylist()]))
     for kind in (table, plain, listed):
@@ -151,7 +151,7 @@ def case_parquet_with_pictures(folder):
 @FILES("csv of other separators")
 def case_semicolons(folder):
     (folder / "t.csv").write_text(delimited(";"), "utf-8", newline="")
-    with pytest.raises(ValueError, match="line 1: the columns are parted by ';', not by ','"):
+    with pytest.raises(ValueError, match="line 1: the columns are separated by ';', not by ','"):
         load(folder / "t.csv")
 
 
@@ -165,7 +165,7 @@ def case_not_utf8(folder):
 
 @FILES("damaged file")
 def case_damaged(folder):
-    pq.write_table(table_with_pictures(folder), folder / "t.parquet")
+    pq.write_table(table_with_images(folder), folder / "t.parquet")
     (folder / "t.parquet").write_bytes((folder / "t.parquet").read_bytes()[:-200])
     with pytest.raises(ValueError, match=r"t\.parquet can't be read as a parquet file: "):
         load(folder / "t.parquet")
@@ -179,13 +179,13 @@ def case_damaged(folder):
 # Folders
 
 
-@FILES("pictures with metadata")
+@FILES("images with metadata")
 def case_metadata(folder):
     rows = [{"file_name": f"deep/{i}.png", "text": f"t{i}", "label": "ab"[i % 2]} for i in range(4)]
     for split in ("train", "validation", "test"):
         (folder / split / "deep").mkdir(parents=True)
         for i in range(4):
-            picture().save(folder / split / "deep" / f"{i}.png")
+            make_image().save(folder / split / "deep" / f"{i}.png")
     write_jsonl(folder / "train" / "metadata.jsonl", rows)
     pq.write_table(pa.Table.from_pylist(rows), folder / "test" / "metadata.parquet")
     text = "\n".join(["file_name,text,label", *(",".join(row.values()) for row in rows)])
@@ -199,20 +199,20 @@ def case_metadata(folder):
 def write_class_folders(folder, labels=("cat", "dog")):
     for label in labels:
         (folder / label / "more").mkdir(parents=True)
-        picture().save(folder / label / "1.png")
-        picture().save(folder / label / "more" / "2.JPG", "JPEG")
+        make_image().save(folder / label / "1.png")
+        make_image().save(folder / label / "more" / "2.JPG", "JPEG")
     (folder / labels[0] / ".DS_Store").write_text("")
     (folder / labels[0] / "._1.png").write_bytes(b"what another system leaves beside a file")
     (folder / labels[0] / "notes.txt").write_text("")
 
 
-@FILES("pictures in folders")
+@FILES("images in folders")
 def case_class_folders(folder):
     write_class_folders(folder / "whole")
     posts = load(dataset_name=str(folder / "whole"))
     assert posts.label_names == ["cat", "dog"] and posts.column("train", "label") == [0, 0, 1, 1]
     assert posts.column("train", "id") == ["cat/1.png", "cat/more/2.JPG", "dog/1.png", "dog/more/2.JPG"]
-    assert posts.where("train", 3) == f"{folder / 'whole'}, picture dog/more/2.JPG"
+    assert posts.where("train", 3) == f"{folder / 'whole'}, image dog/more/2.JPG"
     assert posts.column("train", "text") == [None] * 4
     for split in ("train", "val"):
         write_class_folders(folder / "split" / split)
@@ -221,15 +221,15 @@ def case_class_folders(folder):
     check_images(posts, progress=False)
 
 
-@FILES("pictures in no folder")
+@FILES("images in no folder")
 def case_flat(folder):
     write_class_folders(folder / "set" / "train")
     (folder / "set" / "test").mkdir()
-    picture().save(folder / "set" / "test" / "new.png")
+    make_image().save(folder / "set" / "test" / "new.png")
     test = load(dataset_name=str(folder / "set")).splits["test"]
     assert test.column_names == ["id", "text", "images"] and list(test["id"]) == ["new.png"]
-    picture().save(folder / "set" / "train" / "stray.png")
-    with pytest.raises(ValueError, match=r"train: the picture stray\.png \(1 of 5 likewise\) is in no label's folder"):
+    make_image().save(folder / "set" / "train" / "stray.png")
+    with pytest.raises(ValueError, match=r"train: the image stray\.png \(1 of 5 likewise\) is in no label's folder"):
         load(dataset_name=str(folder / "set"))
 
 
@@ -259,9 +259,9 @@ def case_saved(folder):
     assert set(load(dataset_name=str(folder / "dict"), image_dir=str(folder)).splits) == {"train", "test"}
 
 
-def write_hub_layout(folder, pictures_in=None):
+def write_hub_layout(folder, images_in=None):
     (folder / "data").mkdir(parents=True)
-    table = table_with_pictures(pictures_in or folder.parent)
+    table = table_with_images(images_in or folder.parent)
     for split in ("train", "validation"):
         for shard in range(2):
             rows = table.slice(5 * shard, 5)
@@ -352,7 +352,7 @@ def images_of(folder, cell, **flags):
 @CELLS("relative path", "absolute path")
 def case_path(folder):
     (folder / "photos").mkdir()
-    picture().save(folder / "photos" / "p0.png")
+    make_image().save(folder / "photos" / "p0.png")
     assert images_of(folder, "p0.png") == [str(folder / "p0.png")]
     assert images_of(folder, "photos/../p0.png") == [str(folder / "p0.png")]
     assert images_of(folder, "p0.png", image_dir=str(folder / "photos")) == [str(folder / "photos" / "p0.png")]
@@ -366,8 +366,8 @@ def case_outside(folder):
     os.symlink(folder / "p0.png", folder / "photos" / "link.png")
     os.symlink(folder, folder / "photos" / "up")
     os.symlink("../inside.png", folder / "photos" / "deep" / "harmless.png")
-    picture().save(folder / "photos" / "inside.png")
-    flags = {"image_dir": str(folder / "photos"), "on_bad_image": "drop"}  # never merely a bad picture
+    make_image().save(folder / "photos" / "inside.png")
+    flags = {"image_dir": str(folder / "photos"), "on_bad_image": "drop"}  # never merely a bad image
     for cell in (
         "../p0.png",
         str(folder / "p0.png"),
@@ -376,17 +376,17 @@ def case_outside(folder):
         "up/p0.png",
         "../../etc/passwd",
     ):
-        told = rf"posts\.jsonl, line 1, column 'image': the picture '{re.escape(cell)}' lies outside --image_dir"
-        with pytest.raises(ValueError, match=told):
+        expected = rf"posts\.jsonl, line 1, column 'image': the image '{re.escape(cell)}' lies outside --image_dir"
+        with pytest.raises(ValueError, match=expected):
             images_of(folder, cell, **flags)
     assert len(images_of(folder, ["inside.png", "deep/../inside.png", "deep/harmless.png"], **flags)) == 3
     os.symlink(folder / "photos", folder / "album")  # the folder itself may be a link
     assert images_of(folder, "inside.png", image_dir=str(folder / "album")) == [str(folder / "album" / "inside.png")]
 
 
-@CELLS("address")
-def case_address(folder):
-    with pytest.raises(FileNotFoundError, match=r"line 1.*'https://example\.org/a\.png'.*Addresses are not fetched"):
+@CELLS("URL")
+def case_url(folder):
+    with pytest.raises(FileNotFoundError, match=r"line 1.*'https://example\.org/a\.png'.*URLs are not fetched"):
         images_of(folder, "https://example.org/a.png")
     assert images_of(folder, "https://example.org/a.png", on_bad_image="keep_text") == []
 
@@ -394,7 +394,7 @@ def case_address(folder):
 @CELLS("base64", "data: URL")
 def case_base64(folder):
     for name, kind in (("j.jpg", "JPEG"), ("p.png", "PNG"), ("w.webp", "WEBP"), ("g.gif", "GIF"), ("t.tif", "TIFF")):
-        picture().save(folder / name, kind)
+        make_image().save(folder / name, kind)
         data = (folder / name).read_bytes()
         text = base64.b64encode(data).decode()
         for cell in (text, base64.encodebytes(data).decode(), f"data:image/{kind.lower()};base64,{text}"):
@@ -404,15 +404,15 @@ def case_base64(folder):
         assert [row["images"] for row in posts.splits["train"]] == [[data], [data]]
         check_images(posts, progress=False)
     posts = load_rows(folder, [{"text": "t", "image": "data:image/png;base64,???"}] * 2)
-    with pytest.raises(ValueError, match=r"1 pictures(.|\n)*line 1: cannot read image 'data:image/png;base64"):
+    with pytest.raises(ValueError, match=r"1 images(.|\n)*line 1: cannot read image 'data:image/png;base64"):
         check_images(posts, progress=False)
 
 
 @CELLS("bytes", "Image feature")
 def case_bytes(folder):
-    case_parquet_with_pictures(folder)
+    case_parquet_with_images(folder)
     image = datasets.Features(text=datasets.Value("string"), image=datasets.Image(), label=datasets.Value("int64"))
-    rows = {"text": ["a", "b"], "image": [picture(), str(folder / "p1.png")], "label": [0, 1]}
+    rows = {"text": ["a", "b"], "image": [make_image(), str(folder / "p1.png")], "label": [0, 1]}
     datasets.Dataset.from_dict(rows, features=image).to_parquet(folder / "f.parquet")
     images = [row["images"] for row in load(folder / "f.parquet").splits["train"]]
     assert images[0][0].startswith(b"\x89PNG") and images[1] == [str(folder / "p1.png")]

@@ -1,4 +1,4 @@
-"""Pictures decoded once: the same bits with and without the cache, whatever happens to its files."""
+"""Images decoded once: the same bits with and without the cache, whatever happens to its files."""
 
 import json
 import logging
@@ -34,7 +34,7 @@ def processor():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Seven posts with pictures of seven kinds; the last has three of them, one of which another post has too."""
+    """Seven posts with images of seven kinds; the last has three of them, one of which another post has too."""
     folder = tmp_path / "posts"
     folder.mkdir()
     for index, (name, mode) in enumerate(MODES.items()):
@@ -82,7 +82,7 @@ def assert_same_batch(posts, processor, cache):
 
 def num_cached(posts, cache):
     sources = [source for row in posts.splits["train"] for source in row["images"]]
-    return sum(isinstance(cache.picture(source), Image.Image) for source in sources)
+    return sum(isinstance(cache.image(source), Image.Image) for source in sources)
 
 
 @pytest.fixture
@@ -99,11 +99,11 @@ def decoded(monkeypatch):
 
 
 @pytest.fixture
-def said(caplog):
+def logged(caplog):
     def messages(level=logging.WARNING):
-        found = [record.getMessage() for record in caplog.records if record.levelno >= level]
+        messages = [record.getMessage() for record in caplog.records if record.levelno >= level]
         caplog.clear()
-        return found
+        return messages
 
     caplog.set_level(logging.INFO, logger="hf_mamba")
     return messages
@@ -112,11 +112,11 @@ def said(caplog):
 # The same bits
 
 
-def test_a_batch_has_the_same_bits_and_every_picture_is_decoded_once(folder, processor, decoded, said):
+def test_a_batch_has_the_same_bits_and_every_image_is_decoded_once(folder, processor, decoded, logged):
     cache = fill(folder, processor)
     assert sorted(decoded) == [str(folder / name) for name in MODES]
-    told = [message for message in said(logging.INFO) if "decoded once" in message]
-    assert len(told) == 1 and told[0].startswith("7 pictures at 32x32: 21 KiB in ")
+    lines = [message for message in logged(logging.INFO) if "decoded once" in message]
+    assert len(lines) == 1 and lines[0].startswith("7 images at 32x32: 21 KiB in ")
     assert num_cached(load(folder), cache) == len(MODES) + 2
     assert_same_batch(load(folder), processor, cache)
     assert_same_batch(load(folder), processor, new_cache(folder, processor).load())
@@ -124,7 +124,7 @@ def test_a_batch_has_the_same_bits_and_every_picture_is_decoded_once(folder, pro
 
 
 @pytest.mark.parametrize("settings", [{"resample": 3}, {"reduce_jpeg": True}, {"size": {"height": 16, "width": 16}}])
-def test_other_settings_have_pictures_of_their_own(folder, processor, settings):
+def test_other_settings_have_images_of_their_own(folder, processor, settings):
     draw(folder / "b.jpg", size=(400, 300))
     fill(folder, processor)
     other = HFMambaProcessor(
@@ -137,7 +137,7 @@ def test_other_settings_have_pictures_of_their_own(folder, processor, settings):
     assert_same_batch(load(folder), other, cache)
 
 
-def test_other_code_has_pictures_of_its_own(folder, processor, monkeypatch):
+def test_other_code_has_images_of_its_own(folder, processor, monkeypatch):
     fill(folder, processor)
     monkeypatch.setattr(image_cache.PIL, "__version__", "13.0")
     assert len(new_cache(folder, processor).load()) == 0
@@ -159,11 +159,11 @@ def test_a_changed_decoder_has_images_of_its_own(folder, processor, monkeypatch,
         assert (len(new_cache(folder, processor).load()) > 0) == (changed is None)
 
 
-def test_stored_pictures_are_cached_by_their_bytes(folder, processor, decoded):
-    pictures = [(folder / name).read_bytes() for name in ("a.png", "b.jpg", "a.png", "c.png")]
+def test_stored_images_are_cached_by_their_bytes(folder, processor, decoded):
+    images = [(folder / name).read_bytes() for name in ("a.png", "b.jpg", "a.png", "c.png")]
     table = {
         "text": ["one", "two", "three", "four"],
-        "image": [{"bytes": picture, "path": None} for picture in pictures],
+        "image": [{"bytes": image, "path": None} for image in images],
         "label": list("abab"),
     }
     features = datasets.Features(
@@ -198,9 +198,9 @@ def test_a_changed_file_is_decoded_again(folder, processor, decoded):
     assert_same_batch(load(folder), processor, cache)
 
 
-def test_a_damaged_picture_is_named_and_the_others_are_kept(folder, processor, decoded):
+def test_a_damaged_image_is_named_and_the_others_are_kept(folder, processor, decoded):
     (folder / "c.png").write_bytes(b"broken")
-    with pytest.raises(ValueError, match=r"1 pictures(.|\n)*line 3(.|\n)*c\.png"):
+    with pytest.raises(ValueError, match=r"1 images(.|\n)*line 3(.|\n)*c\.png"):
         fill(folder, processor)
     draw(folder / "c.png", seed=5)
     decoded.clear()
@@ -209,7 +209,7 @@ def test_a_damaged_picture_is_named_and_the_others_are_kept(folder, processor, d
 
 
 @pytest.mark.parametrize("kind", ["pixels cut", "pixels gone", "index cut", "index of another type", "index empty"])
-def test_a_broken_shard_is_made_anew_with_one_line(folder, processor, decoded, said, kind):
+def test_a_broken_shard_is_made_anew_with_one_line(folder, processor, decoded, logged, kind):
     fill(folder, processor)
     (index,) = new_cache(folder, processor).folder.glob("*.index.npy")
     pixels = index.with_name(index.name.replace(".index.npy", ".pixels"))
@@ -221,17 +221,17 @@ def test_a_broken_shard_is_made_anew_with_one_line(folder, processor, decoded, s
         file = pixels if kind == "pixels cut" else index
         data = file.read_bytes()
         file.write_bytes(b"" if kind == "index empty" else data[: len(data) // 2])
-    said()
+    logged()
     decoded.clear()
     cache = fill(folder, processor)
     assert len(decoded) == len(MODES)
-    (line,) = said()
+    (line,) = logged()
     assert "damaged" in line and str(index) in line
     assert_same_batch(load(folder), processor, cache)
     assert len(list(cache.folder.glob("*.pixels"))) == 1
 
 
-def test_a_flipped_byte_is_found(folder, processor, decoded, said):
+def test_a_flipped_byte_is_found(folder, processor, decoded, logged):
     fill(folder, processor)
     (pixels,) = new_cache(folder, processor).folder.glob("*.pixels")
     data = bytearray(pixels.read_bytes())
@@ -240,7 +240,7 @@ def test_a_flipped_byte_is_found(folder, processor, decoded, said):
     decoded.clear()
     cache = fill(folder, processor)
     assert len(decoded) == 1
-    assert [line for line in said() if line.startswith("1 cached pictures in ")]
+    assert [line for line in logged() if line.startswith("1 cached images in ")]
     assert_same_batch(load(folder), processor, cache)
     decoded.clear()
     assert_same_batch(load(folder), processor, fill(folder, processor))
@@ -258,7 +258,7 @@ def test_what_was_decoded_before_an_interruption_is_kept(folder, processor, monk
 
 
 def die_half_way(folder, processor):
-    """Ends the process without a word after four pictures, one finished shard and a half."""
+    """Ends the process without a word after four images, one finished shard and a half."""
     image_cache.SHARD_BYTES = 3 * BYTES_EACH
     cache, count = new_cache(folder, processor), 0
     with cache.filling(load(folder)):
@@ -303,41 +303,39 @@ def fill_slowly(folder, processor, barrier, results):
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
-def test_of_two_processes_one_decodes_and_both_have_the_pictures(folder, processor):
+def test_of_two_processes_one_decodes_and_both_have_the_images(folder, processor):
     context = multiprocessing.get_context("fork")
     barrier, results = (context.Barrier(2), context.Event()), context.Queue()
     processes = [in_process(fill_slowly, folder, processor, barrier, results) for _ in range(2)]
-    found = sorted(results.get(timeout=60) for _ in processes)
+    reported = sorted(results.get(timeout=60) for _ in processes)
     for process in processes:
         process.join()
     everything = len(MODES) + 2
-    assert found == [(0, everything), (len(MODES), everything)]
+    assert reported == [(0, everything), (len(MODES), everything)]
 
 
 # Room
 
 
-def test_beyond_the_budget_pictures_are_decoded_whenever_used(folder, processor, said):
+def test_beyond_the_budget_images_are_decoded_whenever_used(folder, processor, logged):
     cache = fill(folder, processor, budget=3 * BYTES_EACH + 100)
-    (line,) = said()
-    assert (
-        "7 pictures at 32x32 need 21 KiB" in line and "--image_cache_budget" in line and "3 are decoded once" in line
-    )
+    (line,) = logged()
+    assert "7 images at 32x32 need 21 KiB" in line and "--image_cache_budget" in line and "3 are decoded once" in line
     assert len(cache) == 3
     assert sum(path.stat().st_size for path in cache.folder.glob("*.pixels")) <= cache.budget
     assert_same_batch(load(folder), processor, cache)
     assert len(fill(folder, processor, budget=0)) == 3  # what is there is used, nothing is added
 
 
-def test_a_full_disk_counts_like_a_budget(folder, processor, said, monkeypatch):
+def test_a_full_disk_counts_like_a_budget(folder, processor, logged, monkeypatch):
     usage = image_cache.shutil.disk_usage(folder)._replace(free=image_cache.SPARE_BYTES + 2 * BYTES_EACH)
     monkeypatch.setattr(image_cache.shutil, "disk_usage", lambda path: usage)
     cache = fill(folder, processor)
-    assert len(cache) == 2 and "free disk space" in said()[0]
+    assert len(cache) == 2 and "free disk space" in logged()[0]
     assert_same_batch(load(folder), processor, cache)
 
 
-def test_pictures_of_other_runs_make_room_the_longest_unused_first(folder, processor, tmp_path):
+def test_images_of_other_runs_make_room_the_longest_unused_first(folder, processor, tmp_path):
     budget = 2 * len(MODES) * BYTES_EACH
     caches = []
     for index in range(3):
@@ -360,7 +358,7 @@ def test_pictures_of_other_runs_make_room_the_longest_unused_first(folder, proce
 
 
 @pytest.mark.parametrize("when", ["opening", "writing", "finishing", "no folder"])
-def test_where_nothing_can_be_written_one_line_says_so(folder, processor, said, monkeypatch, when):
+def test_where_nothing_can_be_written_one_line_reports_it(folder, processor, logged, monkeypatch, when):
     def refuse(*args):
         raise PermissionError(13, "Permission denied")
 
@@ -370,14 +368,14 @@ def test_where_nothing_can_be_written_one_line_says_so(folder, processor, said, 
         method = {"opening": "__init__", "writing": "add", "finishing": "finish"}[when]
         monkeypatch.setattr(image_cache._ShardWriter, method, refuse)
     cache = fill(folder, processor)
-    (line,) = said()
+    (line,) = logged()
     assert "Nothing can be written" in line and "--image_cache" in line
     assert len(cache) == 0
     assert_same_batch(load(folder), processor, cache)
     assert not list(cache.folder.glob("*.tmp"))
 
 
-def test_a_cache_that_can_only_be_read_is_read(folder, processor, monkeypatch, decoded, said):
+def test_a_cache_that_can_only_be_read_is_read(folder, processor, monkeypatch, decoded, logged):
     fill(folder, processor)
 
     def refuse(*args, **kwargs):
@@ -387,7 +385,7 @@ def test_a_cache_that_can_only_be_read_is_read(folder, processor, monkeypatch, d
     monkeypatch.setattr(image_cache.FileLock, "acquire", refuse)
     monkeypatch.setattr(image_cache._ShardWriter, "__init__", refuse)
     cache = fill(folder, processor)
-    assert num_cached(load(folder), cache) == len(MODES) + 2 and decoded == [] and said() == []
+    assert num_cached(load(folder), cache) == len(MODES) + 2 and decoded == [] and logged() == []
 
 
 # Flags
@@ -403,9 +401,9 @@ def test_the_folder_of_the_cache_is_beside_the_data_sets_unless_named(processor,
     assert cache.root == tmp_path / "mine" and cache.budget == 2 * 2**30
 
 
-def test_a_cache_among_the_pictures_is_refused(folder, processor):
+def test_a_cache_among_the_images_is_refused(folder, processor):
     cache = ImageCache(folder / "cache", processor.image_processor, BUDGET)
-    with pytest.raises(ValueError, match=r"--image_cache .*among the pictures"):
+    with pytest.raises(ValueError, match=r"--image_cache .*among the images"):
         check(load(folder), cache)
     assert [path.name for path in folder.rglob("*") if path.suffix in (".pixels", ".npy", ".tmp")] == []
 

@@ -1,4 +1,4 @@
-"""The cache of pictures in whole runs: nothing that comes out depends on it, and runs share it."""
+"""The cache of images in whole runs: nothing that comes out depends on it, and runs share it."""
 
 import os
 import subprocess
@@ -43,7 +43,7 @@ def prediction(folder, output_dir, checkpoint, *flags):
     return [*map(str, [*argv, "--output_dir", output_dir, *flags])]
 
 
-def test_pictures_at_another_size_than_the_checkpoints_are_not_mixed_up(folder, finished, tmp_path):
+def test_images_at_another_size_than_the_checkpoints_are_not_mixed_up(folder, finished, tmp_path):
     output_dir, _ = finished
     cache = ("--image_cache", tmp_path / "cache")
     train = ["--do_train"]
@@ -87,5 +87,5 @@ def test_processes_of_torchrun_share_the_cache(folder, tmp_path):
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(list(map(str, argv)), env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stderr.count("80 pictures at 32x32: 240 KiB in ") == 1
+    assert done.stderr.count("80 images at 32x32: 240 KiB in ") == 1
     assert len(list((tmp_path / "cache").glob("*/*.pixels"))) == 1

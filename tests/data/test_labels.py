@@ -91,7 +91,7 @@ def test_lists_of_class_labels_keep_the_data_sets_order(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("cells", "problem_type", "names", "told"),
+    ("cells", "problem_type", "names", "expected"),
     [
         (["good"], REGRESSION, ["rating"], ["line 1", "'good'", "regression"]),
         ([["a", "b"]], SINGLE, ["a", "b"], ["line 1", "list", "one label belongs"]),
@@ -100,10 +100,10 @@ def test_lists_of_class_labels_keep_the_data_sets_order(tmp_path):
         ([0.5], SINGLE, ["0", "1"], ["line 1", "'0.5'", "unknown to the checkpoint"]),
     ],
 )
-def test_what_contradicts_a_checkpoint_is_told_in_a_line(tmp_path, cells, problem_type, names, told):
+def test_what_contradicts_a_checkpoint_is_reported_in_a_line(tmp_path, cells, problem_type, names, expected):
     with pytest.raises(ValueError) as error:
         load(tmp_path, cells, label_names=names, problem_type=problem_type)
-    assert [part for part in told if part not in str(error.value)] == []
+    assert [part for part in expected if part not in str(error.value)] == []
     assert "\n" not in str(error.value)
 
 
@@ -166,13 +166,13 @@ def test_weights_by_name_and_by_number(tmp_path):
     assert resolve_class_weights({"b": 3.0}, posts) == [1.0, 3.0, 1.0]
     assert resolve_class_weights([1.0, 2.0, 0.0], posts) == [1.0, 2.0, 0.0]
     assert resolve_class_weights("none", posts) is None
-    for asked, told in (
+    for asked, expected in (
         ({"bb": 1.0}, "--class_weights bb: there is no such label. Did you mean 'b'"),
         ([1.0], "--class_weights has 1 numbers for 3 labels"),
         ([1.0, -1.0, 1.0], "must be 0 or more"),
         ([1.0, float("nan"), 1.0], "must be 0 or more"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=expected):
             resolve_class_weights(asked, posts)
     with pytest.raises(ValueError, match="problem type is regression"):
         resolve_class_weights("auto", load(tmp_path, [0.5, 1]))

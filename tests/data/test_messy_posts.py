@@ -1,4 +1,4 @@
-"""Every awkward picture, text and post that docs/data.md names, each as a real one."""
+"""Every awkward image, text and post that docs/data.md names, each as a real one."""
 
 import struct
 import zlib
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from documented import Cases, load, load_rows, picture, processor_for, rows_of, write_jsonl
+from documented import Cases, load, load_rows, make_image, processor_for, rows_of, write_jsonl
 from PIL import Image
 
 from hf_mamba.classification.data import PostCollator, check_images, leave_out_bad_images
@@ -17,19 +17,19 @@ from hf_mamba.classification.data.vocabulary import train_wordpiece
 from hf_mamba.processing_hf_mamba import load_rgb_image
 
 
-PICTURES, TEXTS, POSTS = Cases(), Cases(), Cases()
+IMAGES, TEXTS, POSTS = Cases(), Cases(), Cases()
 
 
 @pytest.fixture
 def folder(tmp_path):
     for i in range(4):
-        picture((16 + i, 16)).save(tmp_path / f"p{i}.png")
+        make_image((16 + i, 16)).save(tmp_path / f"p{i}.png")
     return tmp_path
 
 
-@pytest.mark.parametrize("name", rows_of("Pictures"))
-def test_picture(folder, name):
-    PICTURES[name](folder)
+@pytest.mark.parametrize("name", rows_of("Images"))
+def test_image(folder, name):
+    IMAGES[name](folder)
 
 
 @pytest.mark.parametrize("name", rows_of("Texts"))
@@ -43,12 +43,12 @@ def test_post(folder, name, caplog):
 
 
 def test_every_case_is_documented():
-    documented = [rows_of(section) for section in ("Pictures", "Texts", "Posts")]
-    assert [set(cases) for cases in (PICTURES, TEXTS, POSTS)] == [set(rows) for rows in documented]
+    documented = [rows_of(section) for section in ("Images", "Texts", "Posts")]
+    assert [set(cases) for cases in (IMAGES, TEXTS, POSTS)] == [set(rows) for rows in documented]
 
 
 def as_trained(folder, source):
-    """The pixels of a picture as they come out of the whole way from a file of posts to a batch."""
+    """The pixels of an image as they come out of the whole way from a file of posts to a batch."""
     posts = load_rows(folder, [{"image": str(source)}] * 2)
     check_images(posts, progress=False)
     return PostCollator(processor_for("t"))(list(posts.splits["train"]))["pixel_values"][0]
@@ -59,39 +59,39 @@ def assert_reads_like(folder, source, expected: Image.Image, tolerance=0.02):
     assert (as_trained(folder, source) - wanted).abs().mean() < tolerance
 
 
-# Pictures
+# Images
 
 
-@PICTURES("wrong extension")
+@IMAGES("wrong extension")
 def case_wrong_extension(folder):
-    picture().save(folder / "a.jpg", "PNG")
-    picture().save(folder / "b.txt", "WEBP", lossless=True)
+    make_image().save(folder / "a.jpg", "PNG")
+    make_image().save(folder / "b.txt", "WEBP", lossless=True)
     for name in ("a.jpg", "b.txt"):
-        assert_reads_like(folder, folder / name, picture())
+        assert_reads_like(folder, folder / name, make_image())
 
 
-@PICTURES("GIF", "TIFF")
+@IMAGES("GIF", "TIFF")
 def case_frames(folder):
     for name in ("a.gif", "a.tif"):
-        second = Image.new("RGB", picture().size, "white")
-        picture().save(folder / name, save_all=True, append_images=[second])
-        assert_reads_like(folder, folder / name, picture(), tolerance=0.05)
+        second = Image.new("RGB", make_image().size, "white")
+        make_image().save(folder / name, save_all=True, append_images=[second])
+        assert_reads_like(folder, folder / name, make_image(), tolerance=0.05)
 
 
-@PICTURES("WebP")
+@IMAGES("WebP")
 def case_webp(folder):
-    picture((64, 64)).save(folder / "a.webp", quality=90)
-    assert_reads_like(folder, folder / "a.webp", picture((64, 64)), tolerance=0.05)
+    make_image((64, 64)).save(folder / "a.webp", quality=90)
+    assert_reads_like(folder, folder / "a.webp", make_image((64, 64)), tolerance=0.05)
 
 
-@PICTURES("CMYK")
+@IMAGES("CMYK")
 def case_cmyk(folder):
-    picture((64, 64)).convert("CMYK").save(folder / "a.jpg", quality=95)
+    make_image((64, 64)).convert("CMYK").save(folder / "a.jpg", quality=95)
     assert Image.open(folder / "a.jpg").mode == "CMYK"
-    assert_reads_like(folder, folder / "a.jpg", picture((64, 64)), tolerance=0.05)
+    assert_reads_like(folder, folder / "a.jpg", make_image((64, 64)), tolerance=0.05)
 
 
-@PICTURES("16 bits")
+@IMAGES("16 bits")
 def case_16_bits(folder):
     greys = np.linspace(0, 65535, 24 * 16).reshape(16, 24).astype(np.uint16)
     expected = Image.fromarray((greys // 257).astype(np.uint8))
@@ -100,40 +100,40 @@ def case_16_bits(folder):
         assert_reads_like(folder, folder / name, expected)
 
 
-@PICTURES("transparent")
+@IMAGES("transparent")
 def case_transparent(folder):
-    image = picture().convert("RGBA")
+    image = make_image().convert("RGBA")
     image.putalpha(Image.new("L", image.size, 0))
     for name in ("a.png", "a.webp"):
         image.save(folder / name)
         assert_reads_like(folder, folder / name, Image.new("RGB", image.size, "white"))
 
 
-@PICTURES("turned by EXIF")
+@IMAGES("turned by EXIF")
 def case_exif(folder):
     exif = Image.Exif()
     exif[274] = 6  # to be turned by 90 degrees clockwise
-    picture((64, 32)).save(folder / "a.jpg", exif=exif, quality=95)
-    assert_reads_like(folder, folder / "a.jpg", picture((64, 32)).rotate(-90, expand=True), tolerance=0.05)
+    make_image((64, 32)).save(folder / "a.jpg", exif=exif, quality=95)
+    assert_reads_like(folder, folder / "a.jpg", make_image((64, 32)).rotate(-90, expand=True), tolerance=0.05)
 
 
-@PICTURES("50 megapixels")
+@IMAGES("50 megapixels")
 def case_large(folder):
     Image.new("RGB", (8660, 5774), "navy").save(folder / "a.jpg")
     assert_reads_like(folder, folder / "a.jpg", Image.new("RGB", (16, 16), "navy"))
 
 
 def assert_unreadable(folder, name, reason):
-    """The same is said of it before training and by the processor, which is what a pipeline shows."""
+    """It is reported alike before training and by the processor, which is what a pipeline shows."""
     posts = load_rows(folder, [{"text": "t", "image": "p0.png"}, {"text": "t", "image": name}])
-    with pytest.raises(ValueError, match=rf"1 pictures \(column 'image'\)(.|\n)*posts\.jsonl, line 2: .*{reason}"):
+    with pytest.raises(ValueError, match=rf"1 images \(column 'image'\)(.|\n)*posts\.jsonl, line 2: .*{reason}"):
         check_images(posts, progress=False)
     for source in (str(folder / name), (folder / name).read_bytes()):
         with pytest.raises(ValueError, match=f"cannot read image .*{reason}"):
             processor_for("t")(images=source, text="t")
 
 
-@PICTURES("decompression bomb")
+@IMAGES("decompression bomb")
 def case_bomb(folder):
     Image.new("1", (10_000, 10_000)).save(folder / "a.png")  # 12 kB; a tenth more than the limit
     with pytest.warns(Image.DecompressionBombWarning):
@@ -144,7 +144,7 @@ def case_bomb(folder):
     assert_unreadable(folder, "b.png", "exceeds limit")
 
 
-@PICTURES("truncated")
+@IMAGES("truncated")
 def case_truncated(folder):
     noise = Image.effect_noise((200, 200), 80).convert("RGB")
     for name, kind in (("a.jpg", "JPEG"), ("a.png", "PNG"), ("a.webp", "WEBP"), ("a.tif", "TIFF")):
@@ -153,32 +153,32 @@ def case_truncated(folder):
         assert_unreadable(folder, name, "")
 
 
-@PICTURES("zero bytes")
+@IMAGES("zero bytes")
 def case_zero_bytes(folder):
     (folder / "a.jpg").write_bytes(b"")
     assert_unreadable(folder, "a.jpg", "it is empty, 0 bytes")
 
 
-@PICTURES("HTML named .jpg")
+@IMAGES("HTML named .jpg")
 def case_html(folder):
     (folder / "a.jpg").write_text("<!DOCTYPE html><title>404</title>")
     assert_unreadable(folder, "a.jpg", "no image Pillow knows, it begins with b'<!DOCTYPE html")
 
 
-@PICTURES("PostScript")
+@IMAGES("PostScript")
 def case_postscript(folder):
-    picture().save(folder / "a.jpg", "EPS")
+    make_image().save(folder / "a.jpg", "EPS")
     assert_unreadable(folder, "a.jpg", "it is PostScript, a program")
 
 
-@PICTURES("missing file")
+@IMAGES("missing file")
 def case_missing(folder):
     rows = [{"text": "t", "image": "p0.png"}, {"text": "t", "image": "gone.png"}]
-    with pytest.raises(FileNotFoundError, match=r"line 2, column 'image': there is no picture 'gone\.png'.*1 of 2"):
+    with pytest.raises(FileNotFoundError, match=r"line 2, column 'image': there is no image 'gone\.png'.*1 of 2"):
         load_rows(folder, rows)
     assert [row["images"] for row in load_rows(folder, rows, on_bad_image="keep_text").splits["train"]][1] == []
     for flags in ({}, {"image_dir": str(folder)}):
-        with pytest.raises(FileNotFoundError, match=r"line 1, column 'image': there is no picture 'p\\x000\.png'"):
+        with pytest.raises(FileNotFoundError, match=r"line 1, column 'image': there is no image 'p\\x000\.png'"):
             load_rows(folder, [{"text": "t", "image": "p\0" + "0.png"}] * 2, **flags)
     (folder / "album").mkdir()
     with pytest.raises(FileNotFoundError, match="'album'"):
@@ -259,7 +259,7 @@ def case_number(folder):
 # Posts
 
 
-@POSTS("without text", "without picture")
+@POSTS("without text", "without image")
 def case_one_modality(folder, caplog):
     train = load_rows(folder, [{"text": "t"}, {"image": "p0.png"}]).splits["train"]
     batch = PostCollator(processor_for("t"))(list(train))
@@ -267,7 +267,7 @@ def case_one_modality(folder, caplog):
     assert batch["pixel_attention_mask"].sum(1).tolist() == [0, 4]
 
 
-@POSTS("with several pictures", "with more than --max_images")
+@POSTS("with several images", "with more than --max_images")
 def case_several(folder, caplog):
     names = [f"p{i}.png" for i in (2, 0, 1, 3)]
     rows = [{"image": names}, {"image": names[:2]}]
@@ -278,7 +278,7 @@ def case_several(folder, caplog):
     caplog.clear()
     posts = load_rows(folder, rows, max_images=2)
     assert [row["images"] for row in posts.splits["train"]] == [[str(folder / name) for name in names[:2]]] * 2
-    assert "1 posts have more than 2 pictures; the first 2 are used" in caplog.text
+    assert "1 posts have more than 2 images; the first 2 are used" in caplog.text
     assert len(load_rows(folder, [{"image": names * 3}] * 2, max_images=0).splits["train"][0]["images"]) == 12
 
 
@@ -315,7 +315,7 @@ def case_all_dropped(folder, caplog):
         load_rows(folder, [{"text": "t", "image": "gone.png"}] * 2, on_bad_image="drop")
 
 
-# Unreadable pictures: what --on_bad_image does
+# Unreadable images: what --on_bad_image does
 
 BAD_ROWS = [
     {"text": "one", "image": ["p0.png", "bad.png"]},
@@ -357,26 +357,26 @@ def numbered(source, rows):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_posts_with_bad_pictures_are_dropped(folder, source, caplog):
+def test_posts_with_bad_images_are_dropped(folder, source, caplog):
     posts = load_bad(folder, source, on_bad_image="drop")
     assert left(posts, on_bad_image="drop") == numbered(source, [(5, 1), (6, 0)])
-    assert posts.dropped == {"train": {"posts with a bad picture": 4}}  # one is missing, three are broken
-    assert "1 pictures (column 'image') can't be read" in caplog.text
-    assert "train: 3 of 5 posts are dropped: a picture of theirs is missing or can't be read" in caplog.text
+    assert posts.dropped == {"train": {"posts with a bad image": 4}}  # one is missing, three are broken
+    assert "1 images (column 'image') can't be read" in caplog.text
+    assert "train: 3 of 5 posts are dropped: an image of theirs is missing or can't be read" in caplog.text
     assert posts.where("train", 0).endswith(("line 5", "row 4 (counted from 0)"))
-    assert left(posts, on_bad_image="error") == numbered(source, [(5, 1), (6, 0)])  # nothing is left to be found
+    assert left(posts, on_bad_image="error") == numbered(source, [(5, 1), (6, 0)])  # no bad image is left
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_posts_keep_their_text_and_other_pictures(folder, source, caplog):
+def test_posts_keep_their_text_and_other_images(folder, source, caplog):
     flags = {"on_bad_image": "keep_text", "on_empty_post": "drop"}
     posts = load_bad(folder, source, **flags)
     assert left(posts, **flags) == numbered(source, [(1, 1), (2, 0), (4, 1), (5, 1), (6, 0)])
-    assert posts.dropped == {"train": {"pictures left out": 5, "empty posts": 1}}
+    assert posts.dropped == {"train": {"images left out": 5, "empty posts": 1}}
     assert posts.num_images["train"] == [1, 0, 1, 1, 0]
     assert (
-        "5 pictures" not in caplog.text
-        and "4 pictures of 4 posts are missing or can't be read and are left out" in caplog.text
+        "5 images" not in caplog.text
+        and "4 images of 4 posts are missing or can't be read and are left out" in caplog.text
     )
     batch = PostCollator(processor_for("one two four five six"))(list(posts.splits["train"]))
     assert batch["pixel_attention_mask"].sum(1).tolist() == [4, 0, 4, 4, 0]
@@ -384,22 +384,22 @@ def test_posts_keep_their_text_and_other_pictures(folder, source, caplog):
         left(load_bad(folder, source, **(flags | {"on_empty_post": "error"})), on_bad_image="keep_text")
 
 
-def test_the_cap_counts_before_bad_pictures_are_left_out(folder):
+def test_the_cap_counts_before_bad_images_are_left_out(folder):
     posts = load_bad(folder, "paths", on_bad_image="keep_text", max_images=1)
     left(posts, on_bad_image="keep_text", on_empty_post="drop")
     assert [len(row["images"]) for row in posts.splits["train"]] == [1, 0, 0, 1, 0]  # of the fourth, gone.png is first
 
 
-def test_a_stored_picture_of_no_bytes_is_a_bad_one(folder):
+def test_a_stored_image_of_no_bytes_is_a_bad_one(folder):
     rows = [{"text": "t", "image": {"bytes": b"", "path": None}, "label": label} for label in "ab"]
     features = {name: datasets.Value("string") for name in ("text", "label")} | {"image": datasets.Image(decode=False)}
     datasets.Dataset.from_list(rows, features=datasets.Features(features)).save_to_disk(folder / "saved")
-    with pytest.raises(ValueError, match=r"1 pictures(.|\n)*row 0 .*it is empty, 0 bytes"):
+    with pytest.raises(ValueError, match=r"1 images(.|\n)*row 0 .*it is empty, 0 bytes"):
         check_images(load(dataset_name=str(folder / "saved")), progress=False)
 
 
 def test_pixels_of_a_path_its_bytes_and_its_base64_are_the_same(folder):
-    picture().save(folder / "a.webp", quality=80)
+    make_image().save(folder / "a.webp", quality=80)
     data = (folder / "a.webp").read_bytes()
     expected = np.asarray(load_rgb_image(str(folder / "a.webp")))
     assert np.array_equal(np.asarray(load_rgb_image(data)), expected)

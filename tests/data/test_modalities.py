@@ -23,22 +23,22 @@ def kind(row):
     return ("text" if row["text"] is not None else "") + ("image" if row["images"] else "")
 
 
-def pass_of(dropped, number):
+def epoch_of(dropped, number):
     EpochCounter(dropped).on_epoch_begin(None, SimpleNamespace(epoch=number), None)
     return [kind(dropped[row]) for row in range(len(dropped))]
 
 
-def test_each_pass_draws_anew_and_one_modality_always_stays():
+def test_each_epoch_draws_anew_and_one_modality_always_stays():
     dropped = ModalityDropout(POSTS, 0.5, seed=0)
-    first, second = pass_of(dropped, 0), pass_of(dropped, 1.0)
-    assert first != second and first == pass_of(dropped, 0)
+    first, second = epoch_of(dropped, 0), epoch_of(dropped, 1.0)
+    assert first != second and first == epoch_of(dropped, 0)
     for kinds in (first, second):
         assert (kinds[3], kinds[5]) == ("image", "text")  # never the only one
         assert "" not in kinds
         assert abs(kinds.count("textimage") - 199) < 40
         assert abs(kinds.count("text") - 100) < 35 and abs(kinds.count("image") - 100) < 35
-    assert pass_of(ModalityDropout(POSTS, 0.5, seed=1), 0) != first
-    assert pass_of(ModalityDropout(POSTS, 1.0, seed=0), 0).count("textimage") == 0
+    assert epoch_of(ModalityDropout(POSTS, 0.5, seed=1), 0) != first
+    assert epoch_of(ModalityDropout(POSTS, 1.0, seed=0), 0).count("textimage") == 0
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_batches_and_workers_do_not_matter(loader):
     dropped = ModalityDropout(POSTS, 0.5, seed=0)
     batches = DataLoader(dropped, collate_fn=lambda rows: [kind(row) for row in rows], **loader)
     for number in (0, 1):
-        expected = pass_of(pickle.loads(pickle.dumps(dropped)), number)
+        expected = epoch_of(pickle.loads(pickle.dumps(dropped)), number)
         EpochCounter(dropped).on_epoch_begin(None, SimpleNamespace(epoch=number), None)
         assert [one for batch in batches for one in batch] == expected
 
@@ -75,7 +75,7 @@ def test_an_interrupted_run_with_modality_dropout_goes_on_as_the_whole_one(folde
     assert_same_weights(tmp_path / "whole", tmp_path / "resumed")
 
 
-def test_the_report_tells_accuracy_without_text_and_without_images(finished):
+def test_the_report_has_accuracy_without_text_and_without_images(finished):
     output_dir, metrics = finished
     report = json.loads((output_dir / "test_report.json").read_text())
     withheld = report["withheld"]

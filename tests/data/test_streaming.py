@@ -6,7 +6,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from documented import load, picture, processor_for
+from documented import load, make_image, processor_for
 from running import SMALL, assert_same_weights, interrupt_at, refused
 from torch.utils.data import DataLoader
 
@@ -27,7 +27,7 @@ def rows_of_split(folder, count, bad=()):
 def hub(tmp_path):
     """A function that lays out a data set as on the Hub: split -> rows, in two files each."""
     for i in range(2):
-        picture((32 + i, 32)).save(tmp_path / f"p{i}.png")
+        make_image((32 + i, 32)).save(tmp_path / f"p{i}.png")
 
     def write(bad=(), **counts):
         (tmp_path / "hub" / "data").mkdir(parents=True)
@@ -49,17 +49,17 @@ def ids(dataset, count):
     return [row["id"] for row, _ in zip(dataset, range(count))]
 
 
-def test_each_pass_has_every_post_once_in_an_order_of_its_own(hub):
+def test_each_epoch_has_every_post_once_in_an_order_of_its_own(hub):
     train = stream(hub(train=150, validation=4), stream_shuffle_buffer=50).splits["train"]
     seen = ids(train, 450)
-    passes = [seen[:150], seen[150:300], seen[300:]]
+    epochs = [seen[:150], seen[150:300], seen[300:]]
     everything = [f"r{i}" for i in range(150)]
-    assert all(sorted(one) == sorted(everything) for one in passes)
-    assert len({tuple(one) for one in (*passes, everything)}) == 4
+    assert all(sorted(one) == sorted(everything) for one in epochs)
+    assert len({tuple(one) for one in (*epochs, everything)}) == 4
     assert ids(train, 450) == seen  # the same for the same seed
 
 
-def test_the_first_posts_tell_labels_and_vocabulary_and_hold_no_pixels(hub):
+def test_the_first_posts_give_labels_and_vocabulary_and_hold_no_pixels(hub):
     posts = stream(hub(train=100, test=5), stream_first_pass=30, max_predict_samples=3)
     assert posts.label_names == ["a", "b"] and baseline_of_posts(posts) == 0
     assert posts.column("train", "text") == [f"post {i}" for i in range(30)]
@@ -72,12 +72,12 @@ def test_the_first_posts_tell_labels_and_vocabulary_and_hold_no_pixels(hub):
 
 def test_a_limit_and_loader_workers(hub):
     train = stream(hub(train=150), max_train_samples=130, stream_shuffle_buffer=8).splits["train"]
-    one_pass = {f"r{i}" for i in range(130)}
-    assert set(ids(train, 130)) == one_pass
+    one_epoch = {f"r{i}" for i in range(130)}
+    assert set(ids(train, 130)) == one_epoch
     loader = DataLoader(train, batch_size=10, num_workers=2, collate_fn=lambda rows: [row["id"] for row in rows])
     seen = [name for batch, _ in zip(loader, range(40)) for name in batch]
     assert len(set(seen[:120])) == 120  # none is seen by both
-    assert set(seen) == one_pass and max(map(seen.count, one_pass)) <= 6  # the worker with fewer posts is further on
+    assert set(seen) == one_epoch and max(map(seen.count, one_epoch)) <= 6  # the worker with fewer posts is further on
     one_chunk = stream(train.raw.place.split()[2].rstrip(","), max_train_samples=40).splits["train"]
     loader = DataLoader(one_chunk, batch_size=10, num_workers=2, collate_fn=lambda rows: [row["id"] for row in rows])
     assert len([batch for batch, _ in zip(loader, range(6))]) == 6
@@ -92,13 +92,13 @@ def test_an_unknown_label_names_its_row_and_what_to_do(hub):
     table = pa.Table.from_pylist([{"text": "t", "label": label} for label in [*"ab" * 40, "late"]])
     for shard in range(2):
         pq.write_table(table, f"{name}/data/train-{shard:05}-of-00002.parquet")
-    told = r"row 80 \(counted.*'late' is unseen.*--stream_first_pass, or .*--label_list"
-    with pytest.raises(ValueError, match=told):
+    expected = r"row 80 \(counted.*'late' is unseen.*--stream_first_pass, or .*--label_list"
+    with pytest.raises(ValueError, match=expected):
         ids(stream(name, stream_first_pass=20, modalities="text").splits["train"], 90)
 
 
 @pytest.mark.parametrize("policy", ["error", "drop", "keep_text"])
-def test_bad_pictures_in_a_stream(hub, policy, caplog):
+def test_bad_images_in_a_stream(hub, policy, caplog):
     posts = stream(hub(train=100, bad=[1, 70, 71]), on_bad_image=policy, stream_shuffle_buffer=1)
     rows = [row for row, _ in zip(posts.splits["train"], range(97 if policy == "drop" else 100))]
     kept = [i for i in range(100) if policy != "drop" or i not in (1, 70, 71)]
@@ -109,7 +109,7 @@ def test_bad_pictures_in_a_stream(hub, policy, caplog):
     next(iter(posts.splits["train"]))
     if policy == "drop":
         [row for row, _ in zip(posts.splits["train"], range(98))]
-        assert "pass 1: 3 posts with a bad picture" in caplog.text
+        assert "epoch 1: 3 posts with a bad image" in caplog.text
 
 
 def test_a_stream_of_nothing_ends(hub):
@@ -118,9 +118,9 @@ def test_a_stream_of_nothing_ends(hub):
         next(iter(posts.splits["train"]))
 
 
-def test_pictures_in_an_archive_are_fetched(tmp_path):
-    """As on the Hub, where a picture's path is no file of this machine."""
-    picture().save(tmp_path / "p.png")
+def test_images_in_an_archive_are_fetched(tmp_path):
+    """As on the Hub, where an image's path isn't a file on this machine."""
+    make_image().save(tmp_path / "p.png")
     (tmp_path / "hub").mkdir()
     with zipfile.ZipFile(tmp_path / "hub" / "train.zip", "w") as archive:
         archive.writestr("metadata.csv", "file_name,label\n" + "".join(f"{i}.png,{'ab'[i % 2]}\n" for i in range(6)))
@@ -141,12 +141,12 @@ def test_a_run_that_goes_on_equals_one_that_was_never_stopped(hub, tmp_path, mon
     metrics = run_classification.main([*argv, str(tmp_path / "whole")])
     assert metrics["test"]["num_posts"] == 5
     argv.append(str(tmp_path / "stopped"))
-    interrupt_at(monkeypatch, 7, argv)  # in the second pass; saved at 4
+    interrupt_at(monkeypatch, 7, argv)  # in the second epoch; saved at 4
     run_classification.main(argv)
     assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
 
 
-def test_what_a_stream_needs_is_said(hub, tmp_path, monkeypatch):
+def test_what_a_stream_needs_is_reported(hub, tmp_path, monkeypatch):
     name = hub(train=8)
     argv = ["--do_train", *SMALL, "--output_dir", tmp_path / "out", "--streaming"]
     assert "say by --max_steps" in refused(monkeypatch, [*argv, "--dataset_name", name])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from documented import picture, write_jsonl
+from documented import make_image, write_jsonl
 
 from hf_mamba import run_classification
 from hf_mamba.classification.data.sets.builtin import write_builtin_posts
@@ -64,7 +64,7 @@ def builtin(tmp_path_factory):
 def write_posts(path, number, recipe):
     """A few posts of two labels and two cities; one picture each or, where the recipe speaks of several, four."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture().save(path.parent / "photo.png")
+    make_image().save(path.parent / "photo.png")
     pictures = {"images": ["photo.png"] * 4} if "max_images" in recipe else {"image": "photo.png"}
     posts = [{"id": f"p{i}", "text": f"word {i}", "label": str(i % 2), "city": "AB"[i % 2]} for i in range(number)]
     write_jsonl(path, [post | pictures for post in posts])

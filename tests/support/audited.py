@@ -15,8 +15,8 @@ WORDS = [f"{first}{last}" for first in "bdfgklmn" for last in ("ara", "elo", "im
 TRAIN, TEST = 400, 200
 
 
-def plain_posts(seed=0, sizes=(("train", TRAIN), ("test", TEST)), with_pictures=False):
-    """split -> rows {"id", "text", "label"}; nothing tells the label. With pictures, `picture` holds one of noise."""
+def plain_posts(seed=0, sizes=(("train", TRAIN), ("test", TEST)), with_images=False):
+    """split -> rows {"id", "text", "label"}; nothing predicts the label. With images, `image` holds one of noise."""
     draw = random.Random(seed)
     splits = {}
     for split, size in sizes:
@@ -27,8 +27,8 @@ def plain_posts(seed=0, sizes=(("train", TRAIN), ("test", TEST)), with_pictures=
                 "text": " ".join(draw.choice(WORDS) for _ in range(draw.randint(6, 12))),
                 "label": "ab"[index % 2],
             }
-            if with_pictures:
-                row["picture"] = noise(draw.randrange(2**32))
+            if with_images:
+                row["image"] = noise(draw.randrange(2**32))
             rows.append(row)
         draw.shuffle(rows)
         splits[split] = rows
@@ -36,33 +36,33 @@ def plain_posts(seed=0, sizes=(("train", TRAIN), ("test", TEST)), with_pictures=
 
 
 def noise(seed, size=(48, 40)):
-    """A picture of soft noise: like no other one."""
+    """An image of soft noise: like no other one."""
     cells = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     return Image.fromarray(cells).resize(size, Image.Resampling.BICUBIC)
 
 
 def write_posts(folder, splits):
-    """Writes the rows as JSON lines, their pictures (or bytes) beside them. Returns the flags that read them."""
+    """Writes the rows as JSON lines, their images (or bytes) beside them. Returns the flags that read them."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, rows in splits.items():
         lines = []
         for index, row in enumerate(rows):
             row = dict(row)
-            if (picture := row.pop("picture", None)) is not None:
-                data = picture if isinstance(picture, bytes) else encoded(picture)
+            if (image := row.pop("image", None)) is not None:
+                data = image if isinstance(image, bytes) else encoded(image)
                 ending = {b"\x89P": "png", b"\xff\xd8": "jpg"}.get(data[:2], "bin")
                 row["image"] = f"{split}{(index * 7919) % 10007}.{ending}"
                 (folder / row["image"]).write_bytes(data)
-            elif any("picture" in other for other in rows):
+            elif any("image" in other for other in rows):
                 row["image"] = None
             lines.append(json.dumps(row))
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
     return {f"{split}_file": str(folder / f"{split}.jsonl") for split in splits} | {"validation_split": 0}
 
 
-def encoded(picture, format="PNG", **options):
+def encoded(image, format="PNG", **options):
     buffer = io.BytesIO()
-    picture.save(buffer, format, **options)
+    image.save(buffer, format, **options)
     return buffer.getvalue()
 
 

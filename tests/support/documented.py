@@ -34,8 +34,8 @@ class Cases(dict):
         return register
 
 
-def picture(size=(24, 16), mode="RGB"):
-    """A picture that is no two ways alike: red grows to the right, green downwards."""
+def make_image(size=(24, 16), mode="RGB"):
+    """An image that differs from itself turned or mirrored: red grows to the right, green downwards."""
     image = Image.new("RGB", size)
     image.putdata([(255 * x // size[0], 255 * y // size[1], 40) for y in range(size[1]) for x in range(size[0])])
     return image.convert(mode)
@@ -60,6 +60,6 @@ def load_rows(folder, rows, **flags):
 
 
 def processor_for(*texts):
-    """A processor of pictures of 4 patches, whose vocabulary knows these texts and "t"."""
+    """A processor of images of 4 patches, whose vocabulary knows these texts and "t"."""
     vocabulary = train_wordpiece([*texts, "t"] * 2)
     return HFMambaProcessor(HFMambaImageProcessor(size=32, patch_size=16), build_wordpiece_tokenizer(vocabulary))
