@@ -371,7 +371,7 @@ def _digest_of_settings(image_processor: "HFMambaImageProcessor") -> bytes:
     return _digest(" ".join([*settings, PIL.__version__, *libraries]).encode(), *_decoding_code(image_processor))
 
 
-def _decoding_code(image_processor) -> list[bytes]:
+def _decoding_code(image_processor: "HFMambaImageProcessor") -> list[bytes]:
     """The modules that decode: that of the image processor's class, and image_patches.py beside it."""
     module = Path(inspect.getfile(type(image_processor)))
     modules = (module, module.with_name("image_patches.py"))  # the latter is absent beside a class of a user's own

@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 from ..data.labels import MULTI, REGRESSION, SINGLE
 from ..data.raw_split import RawSplit
-from ..data.table_files import read_csv, read_jsonl, read_parquet
+from ..data.table_files import read_table
 from ..support.run_files import PREDICTIONS_FILES
 from .calibration import Calibration
 
@@ -100,7 +100,7 @@ def prediction_columns(
 def join_predictions(path: str | Path, parts: Iterable[str | Path]) -> None:
     """Writes the posts of several predictions files of the same labels and format into one, one after the other."""
     suffix = Path(path).suffix
-    raws = [_READERS[suffix](part) for part in parts]
+    raws = [read_table(part) for part in parts]
     columns = {name: [cell for raw in raws for cell in raw.cells(name)] for name in raws[0].columns}
     _WRITERS[suffix](path, columns)
 
@@ -132,7 +132,6 @@ def _write_parquet(path: str | Path, columns: dict[str, list]) -> None:
     pq.write_table(pa.table(table), path)
 
 
-_READERS = {".csv": read_csv, ".jsonl": read_jsonl, ".parquet": read_parquet}
 _WRITERS = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
 
 
@@ -169,7 +168,7 @@ def read_predictions(path: str | Path, label_names: Sequence[str] | None = None)
         ValueError: there is no such file, it isn't a predictions file, or it lacks the truth; names file and line.
     """
     path = find_predictions_file(path)
-    raw = _READERS[path.suffix](path)
+    raw = read_table(path)
     missing = [name for name in ("id", "prediction", "label") if name not in raw.columns]
     if missing:
         fix = " The truth is needed: predict posts whose labels are known." if missing == ["label"] else ""
@@ -203,8 +202,8 @@ def find_predictions_file(path: str | Path) -> Path:
         raise ValueError(f"{path} holds no predictions file: run_classification.py --do_predict writes it.")
     if not path.is_file():
         raise ValueError(f"There is no file {path}: give a predictions file or an output folder.")
-    if path.suffix not in _READERS:
-        raise ValueError(f"{path} isn't a predictions file: these end in {', '.join(_READERS)}.")
+    if path.suffix not in _WRITERS:
+        raise ValueError(f"{path} isn't a predictions file: these end in {', '.join(_WRITERS)}.")
     return path
 
 

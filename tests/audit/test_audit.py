@@ -19,7 +19,7 @@ from hf_mamba.classification.data.sets.builtin import write_builtin_posts
 
 
 def plant(splits, change, share=0.9, seed=1):
-    """Calls `change(row, is_a)` where `is_a` predicts the label in `share` of the posts; its clean twin has share 0.5."""
+    """Calls `change(row, is_a)`; `is_a` predicts the label in `share` of the posts, 0.5 for the clean twin."""
     draw = random.Random(seed)
     for rows in splits.values():
         for row in rows:

@@ -1,4 +1,4 @@
-"""Repeats count where they predict the label: whole posts, and parts that repeat with their labels; templates don't."""
+"""Repeats count where they predict the label: whole posts, and parts with their labels; templates don't."""
 
 from io import BytesIO
 

@@ -18,7 +18,11 @@ from hf_mamba import processing_hf_mamba
 from hf_mamba.classification.data import DataArguments, PostCollator, check_images, image_cache, load_posts
 from hf_mamba.classification.data.arguments import parse_size
 from hf_mamba.classification.data.image_cache import ImageCache, open_image_cache
-from hf_mamba.processing_hf_mamba import HFMambaImageProcessor, HFMambaProcessor, build_wordpiece_tokenizer
+from hf_mamba.processing_hf_mamba import (
+    HFMambaImageProcessor,
+    HFMambaProcessor,
+    build_wordpiece_tokenizer,
+)
 
 
 SIDE, BUDGET = 32, 10**8
