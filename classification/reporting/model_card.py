@@ -2,19 +2,28 @@
 
 import json
 import platform
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import torch
 import transformers
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ...configuration_hf_mamba import HFMambaConfig
+from ...modeling_hf_mamba import HFMambaForSequenceClassification
+from ...processing_hf_mamba import HFMambaProcessor
 from ..audit.report import audit_for_card
 from ..data.labels import MULTI, REGRESSION, SINGLE
+from ..data.posts import Posts
 from ..evaluation.calibration import Calibration
-from ..support.files import PACKAGE_FOLDER
+from ..support.files import PACKAGE_FOLDER, write_text
+from ..support.markdown import markdown_table
+from ..support.messages import in_a_cell
 from ..support.run_files import RESULTS_FILE
-from .tables import OF_BASELINE, SHOWN_OF, results_note, results_tables
+from .tables import MAX_LINES, OF_BASELINE, SHOWN_OF, results_note, results_tables, training_time
 
 
 CARD_TEMPLATE = PACKAGE_FOLDER / "model_card.md"
@@ -33,19 +42,32 @@ def write_results(folder, metrics_of_split):
     path.write_text(json.dumps(results, indent=4, sort_keys=True) + "\n", "utf-8")
 
 
-def write_model_card(folder, *, model, processor, posts, reports, recipe, seed, positive_label=None, calibration=None):
+def write_model_card(
+    folder: str | Path,
+    *,
+    model: HFMambaForSequenceClassification,
+    processor: HFMambaProcessor,
+    posts: Posts,
+    reports: Mapping[str, dict[str, Any]],
+    recipe: Mapping[str, Any],
+    seed: int,
+    positive_label: int | None = None,
+    calibration: Calibration | None = None,
+    train_metrics: Mapping[str, Any] | None = None,
+) -> None:
     """
     Fills model_card.md and writes it as the checkpoint's README.md.
 
     Args:
         folder: the checkpoint folder
         model, processor: what was trained and what prepares its input
-        posts: the data it was trained on
+        posts: the posts it was trained on
         reports: as in `metrics_table`
         recipe: the effective recipe
         seed: of this run
         positive_label: the id of the label that precision, recall and F1 are about
         calibration: the model's Calibration, if it has one
+        train_metrics: Trainer's metrics of training, for how long it took
     """
     name = Path(folder).resolve().name
     start = recipe.get("model_name_or_path")
@@ -60,23 +82,25 @@ def write_model_card(folder, *, model, processor, posts, reports, recipe, seed, 
         left_out=f" Left out: {posts.left_out()}." if posts.left_out() else "",
         audit=audit_for_card(folder, posts),
         **_task(posts),
+        labels=_labels_table(posts),
         num_parameters=f"{model.num_parameters():,}",
         start=f"trained further from `{_without_folders(start)}`" if start else "trained from scratch",
         scratch="" if start else ": nothing was pretrained",
-        **_architecture(model.config),
+        **_architecture(cast(HFMambaConfig, model.config)),
         max_length=processor.tokenizer.model_max_length,
         results_table=results_tables(reports, posts.problem_type),
         calibration=_calibration_text(calibration),
         results_note=results_note(reports, posts, positive_label),
         recipe=yaml.safe_dump(shareable_recipe(recipe), sort_keys=False, allow_unicode=True).strip(),
         seed=seed,
+        training_time="".join(f"{line} " for line in training_time(train_metrics)),
         environment=environment(),
     )
-    (Path(folder) / "README.md").write_text(f"{str(card).strip()}\n", "utf-8")
+    write_text(Path(folder) / "README.md", f"{str(card).strip()}\n")
 
 
 def _calibration_text(calibration: Calibration | None) -> str:
-    """What a model card says of its probabilities."""
+    """What a model card says about probabilities."""
     if calibration is None:
         return "Probabilities are not calibrated."
     call = "sigmoid()" if calibration.problem_type == MULTI else "softmax(-1)"
@@ -85,7 +109,7 @@ def _calibration_text(calibration: Calibration | None) -> str:
         f"{call}` are, on validation posts (Guo et al. 2017)."
     )
     if calibration.thresholds:
-        text += " The answers counted above are those by\n  the thresholds in `calibration.json`."
+        text += " The numbers above are for\n  predictions by the thresholds in `calibration.json`."
     return text
 
 
@@ -103,8 +127,8 @@ def _without_folders(value):
     return Path(value).name if Path(value).is_absolute() else value
 
 
-def _task(posts):
-    """What the card says of what goes in and comes out."""
+def _task(posts: Posts) -> dict[str, str]:
+    """What the card says about what goes in and comes out."""
     labels = ", ".join(f"`{label}`" for label in posts.label_names)
     order = "in the order of\n`model.config.id2label`"
     return {
@@ -113,9 +137,9 @@ def _task(posts):
             "meaning": f"`logits.softmax(-1)` are probabilities, {order}.",
         },
         MULTI: {
-            "task": f"Says which of these labels a post made of text, images or both has, none to all: {labels}.",
+            "task": f"Predicts which of these labels a post made of text, images or both has, none to all: {labels}.",
             "meaning": f"`logits.sigmoid()` are the probabilities of each label by itself, {order}. A label is\n"
-            "taken to hold above a half.",
+            "predicted if its probability is above a half.",
         },
         REGRESSION: {
             "task": f"Predicts a number, {labels}, for posts made of text, images or both.",
@@ -124,8 +148,23 @@ def _task(posts):
     }[posts.problem_type]
 
 
-def _architecture(config):
-    """What the card says of the network."""
+def _labels_table(posts: Posts) -> str:
+    """A Markdown table of the labels, with how many training posts have each where these can be counted."""
+    if posts.problem_type == REGRESSION:
+        return f"Its output is one number, `{posts.label_names[0]}`."
+    rows = [["id", "label"], *([str(i), in_a_cell(name)] for i, name in enumerate(posts.label_names))]
+    if "train" in posts.stored:
+        labels = np.asarray(posts.column("train", "label"))
+        counts = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(posts.label_names))
+        for row, cell in zip(rows, ["training posts", *(f"{count:,}" for count in counts)]):
+            row.append(cell)
+    more = len(rows) - 1 - MAX_LINES
+    note = f"\n\nand {more} more, see `model.config.id2label`." if more > 0 else ""
+    return markdown_table(rows[: MAX_LINES + 1]) + note
+
+
+def _architecture(config: HFMambaConfig) -> dict[str, Any]:
+    """What the card says about the network."""
     kind = {"mamba": "Mamba", "self_attention": "self-attention", "transformer": "Transformer"}[config.backbone]
     text = f"An HF-Mamba network: text tokens and image patches pass through one stack of {kind} blocks."
     blocks = [f"{config.num_fusion_layers} for both together"]
@@ -143,8 +182,10 @@ def _architecture(config):
     }
 
 
-def _card_data(name, posts, reports, base_model=None):
-    """The card's metadata; no licence, which is for whoever trained the weights to choose."""
+def _card_data(
+    name: str, posts: Posts, reports: Mapping[str, dict[str, Any]], base_model: str | None = None
+) -> ModelCardData:
+    """The card's metadata; without a licence, which is for whoever trained the weights to choose."""
     shown = SHOWN_OF[posts.problem_type]
     results = [
         EvalResult(
@@ -170,12 +211,12 @@ def _card_data(name, posts, reports, base_model=None):
     )
 
 
-def _cpu():
+def _cpu() -> str:
     threads = torch.get_num_threads()
     return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def environment():
+def environment() -> str:
     """Versions and the kind of machine, in a line."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu()
     versions = {

@@ -117,7 +117,7 @@ def test_an_output_folder_of_the_packages_name_does_no_harm(python, folder, tmp_
     """A recipe of the package's own trains into ./hf_mamba; beside that folder the package is still found."""
     flags = command(folder, "hf_mamba", "--num_train_epochs", 1)
     run(python, "-m", "hf_mamba.run_classification", "quickstart", *flags, cwd=tmp_path)
-    assert "## Limits" in (tmp_path / "hf_mamba" / "README.md").read_text("utf-8")
+    assert "## Limitations" in (tmp_path / "hf_mamba" / "README.md").read_text("utf-8")
     again = ["--do_predict", "--model_name_or_path", "hf_mamba", "--dataset_name", folder, "--output_dir", "again"]
     run(python, "-m", "hf_mamba.run_classification", *again, "--use_cpu", cwd=tmp_path)
     predictions = [(tmp_path / name / "predictions.csv").read_text("utf-8") for name in ("hf_mamba", "again")]

@@ -1,4 +1,4 @@
-"""The model card that a run leaves: parsed back, it says what was measured, on what, by which recipe."""
+"""The model card that a run leaves: parsed, it holds what was measured, on what and by which recipe."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def card(finished):
     return ModelCard.load(finished[0] / "README.md")
 
 
-def test_metadata_is_what_was_measured(card, finished):
+def test_its_metadata_hold_what_was_measured(card, finished):
     _, metrics = finished
     assert card.data.library_name == "transformers"
     assert card.data.pipeline_tag == "text-classification"
@@ -48,7 +48,10 @@ def test_results_stand_beside_the_majority_class(card, finished):
 
 def test_every_section_is_filled(card):
     headings = re.findall(r"^## (.+)$", card.text, re.MULTILINE)
-    assert headings == ["Use", "Data", "Results", "Model", "Recipe", "Limits and biases", "Licence", "Citation"]
+    assert headings == [
+        "Intended use", "How to use", "Training data", "Training", "Evaluation", "Model", "Limitations and biases",
+        "Licence", "Citation",
+    ]  # fmt: skip
     assert "{{" not in card.text.replace("title  = {{HF-Mamba}", "") and "None" not in card.text
     for text in ("48 train, 16 validation, 16 test", "text and image", "`sarcastic`, `sincere`", "seed 42", "@misc{"):
         assert text in card.text
@@ -83,7 +86,17 @@ def test_a_run_that_starts_from_a_checkpoint_says_so(finished, folder, tmp_path)
     assert card.data.base_model is None  # a folder is no name on the Hub
 
 
-def test_posts_left_out_are_told(folder, tmp_path, capsys):
+def test_the_labels_stand_in_a_table_with_their_training_posts(card, folder):
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in card.text.splitlines() if "|" in line]
+    start = rows.index(["id", "label", "training posts"])
+    labels = [
+        json.loads(line)["label"] for line in (folder / "train" / "metadata.jsonl").read_text("utf-8").splitlines()
+    ]
+    expected = [[str(index), name, str(labels.count(name))] for index, name in enumerate(["sarcastic", "sincere"])]
+    assert rows[start + 2 : start + 4] == expected and sum(int(row[2]) for row in expected) == 48
+
+
+def test_posts_left_out_are_reported(folder, tmp_path, capsys):
     rows = (folder / "train" / "metadata.jsonl").read_text("utf-8").splitlines()[:12]
     rows[3] = json.dumps({**json.loads(rows[3]), "file_name": "nowhere.png"})
     (tmp_path / "posts.jsonl").write_text("\n".join(rows), "utf-8")
@@ -91,6 +104,6 @@ def test_posts_left_out_are_told(folder, tmp_path, capsys):
     flags = ["--on_bad_image", "drop", "--num_train_epochs", 1, "--output_dir", tmp_path / "out"]
     run_classification.main(["--do_train", *SMALL, *map(str, data + flags)])
     text = ModelCard.load(tmp_path / "out" / "README.md").text
-    told = re.search(r"Left out: (.+)\.? ?Modalities", text)[1]
-    assert told.startswith(("train: 1 ", "validation: 1 "))
-    assert f"Left out: {told.rstrip('. ')}" in capsys.readouterr().out
+    left_out = re.search(r"Left out: (.+)\.? ?Modalities", text)[1]
+    assert left_out.startswith(("train: 1 ", "validation: 1 "))
+    assert f"Left out: {left_out.rstrip('. ')}" in capsys.readouterr().out

@@ -118,7 +118,7 @@ def test_the_script_pushes_a_whole_checkpoint_once(hub, pushed):
         assert name in (".gitattributes", "recipe.yaml") or content == (output_dir / name).read_bytes()
         assert b"hf_mine" not in content and str(output_dir.parent).encode() not in content
     assert yaml.safe_load(files["recipe.yaml"])["num_train_epochs"] == 2
-    assert b"## Limits" in files["README.md"] and b'from_pretrained("me/model"' in files["README.md"]
+    assert b"## Limitations" in files["README.md"] and b'from_pretrained("me/model"' in files["README.md"]
     assert (output_dir / "predictions.csv").exists() and (output_dir / "training_args.bin").exists()
     assert not {"predictions.csv", "training_args.bin", "trainer_state.json"} & files.keys()
     assert not any("/" in name for name in files)  # no checkpoint-*, no optimiser state

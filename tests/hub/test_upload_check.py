@@ -39,7 +39,7 @@ def test_a_model_takes_the_card_of_its_run_along(finished, tmp_path, monkeypatch
     card.write_text(str(blank))
     model._upload_modified_files(tmp_path, "me/other")
     filled, by_hand, trained_on = (upload["README.md"] for upload in uploads)
-    assert "## Limits" in filled and 'from_pretrained("me/other", trust' in filled
+    assert "## Limitations" in filled and 'from_pretrained("me/other", trust' in filled
     assert {"mine", "mamba"} <= set(ModelCard(filled).data.tags) and ModelCard(filled).data.eval_results
     assert json.loads(uploads[0]["all_results.json"])["test_accuracy"] == finished[1]["test"]["accuracy"]
     assert by_hand.endswith("Written by hand.") and trained_on == str(blank)
