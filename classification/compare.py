@@ -9,16 +9,17 @@ folder stands for the one predictions file in it. Differences are B minus A.
 """
 
 import argparse
-import json
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from .data.labels import MULTI, REGRESSION, SINGLE
 from .evaluation.bootstrap import LEVEL, RESAMPLES, bootstrap_intervals
-from .evaluation.metrics import DEFAULT_METRIC, metrics_for
+from .evaluation.metrics import DEFAULT_METRIC, PostMetrics, metrics_for
 from .evaluation.predictions import Predictions, read_predictions
 from .support.command_line import run_command
+from .support.files import write_json
 from .support.markdown import markdown_table
 
 
@@ -29,12 +30,12 @@ _COMPARED = {SINGLE: ("accuracy", "f1_macro"), MULTI: ("f1_micro", "f1_macro"), 
 def check_same_posts(a: Predictions, b: Predictions) -> None:
     """
     Raises:
-        ValueError: the files are not of the same posts, labels and truth in the same order: says where they first
-            differ, and both values.
+        ValueError: the files don't hold the same posts, labels and truth in the same order; says where they first
+            differ, with both values.
     """
     if a.problem_type != b.problem_type or a.label_names != b.label_names:
         kinds = [f"{p.path} has {', '.join(p.label_names) or 'numbers'} ({p.problem_type})" for p in (a, b)]
-        raise ValueError(f"The files are not of the same labels: {'; '.join(kinds)}. Compare models of one task.")
+        raise ValueError(f"The files don't have the same labels: {'; '.join(kinds)}. Compare models of one task.")
     length = min(len(a.ids), len(b.ids))
     different = [one != other for one, other in zip(a.ids, b.ids)]
     wrong_truth = (a.truth[:length] != b.truth[:length]).reshape(length, -1).any(axis=1)
@@ -53,8 +54,8 @@ def check_same_posts(a: Predictions, b: Predictions) -> None:
         )
 
 
-def _named(predictions, row):
-    """The truth of a row as the file says it."""
+def _named(predictions: Predictions, row: int) -> object:
+    """The truth of a row as it stands in the file."""
     truth = predictions.truth[row]
     if predictions.problem_type == REGRESSION:
         return float(truth)
@@ -64,11 +65,12 @@ def _named(predictions, row):
 
 def mcnemar(only_a: int, only_b: int) -> float:
     """
-    The exact two-sided p of McNemar's test: were A and B equally good, each post that one alone has right would be
-    either's by the toss of a coin. McNemar (1947), *Psychometrika* 12; in whole numbers, for any size.
+    The exact two-sided p of McNemar's test: if A and B were equally good, each post that only one of them predicts
+    right would be A's or B's by the toss of a coin. McNemar (1947), *Psychometrika* 12. In whole numbers, for any
+    size.
 
     Args:
-        only_a, only_b: posts that only A, only B has right
+        only_a, only_b: how many posts only A, only B predicts right
     """
     tosses, fewer = only_a + only_b, min(only_a, only_b)
     ways = term = 1
@@ -78,10 +80,10 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return min(1.0, 2 * ways / 2**tosses)
 
 
-def compare(a: Predictions, b: Predictions, *, seed: int = 0, resamples: int = RESAMPLES) -> dict:
+def compare(a: Predictions, b: Predictions, *, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any]:
     """
-    Both models' metrics, the differences B - A with paired bootstrap intervals (a resample draws posts, and both
-    models are scored on the same ones), and for single labels McNemar's test.
+    Both models' metrics, the differences B - A with paired bootstrap intervals (both models are scored on the same
+    resampled posts), and for single labels McNemar's test.
 
     Raises:
         ValueError: as `check_same_posts`.
@@ -89,7 +91,12 @@ def compare(a: Predictions, b: Predictions, *, seed: int = 0, resamples: int = R
     check_same_posts(a, b)
     metrics = metrics_for(a.problem_type, a.label_names)
     names = _COMPARED[a.problem_type]
-    result = {"problem_type": a.problem_type, "num_posts": len(a.ids), "a": {"file": a.path}, "b": {"file": b.path}}
+    result: dict[str, Any] = {
+        "problem_type": a.problem_type,
+        "num_posts": len(a.ids),
+        "a": {"file": a.path},
+        "b": {"file": b.path},
+    }
     for key, one in (("a", a), ("b", b)):
         scores = metrics.compute(predictions=one.predictions, references=one.truth)
         intervals = metrics.intervals(one.predictions, one.truth, seed=seed, resamples=resamples)
@@ -114,30 +121,32 @@ def compare(a: Predictions, b: Predictions, *, seed: int = 0, resamples: int = R
     return result
 
 
-def _ends(interval):
+def _ends(interval: Iterable[float]) -> dict[str, float]:
     return dict(zip(("low", "high"), interval))
 
 
-def _paired_intervals(metrics, a, b, seed, resamples):
-    """Of every metric's difference: both models' statistics of a post are drawn together."""
+def _paired_intervals(
+    metrics: PostMetrics, a: Predictions, b: Predictions, seed: int, resamples: int
+) -> dict[str, tuple[float, float]]:
+    """The interval of every metric's difference: both models' statistics of a post are resampled together."""
     both = [metrics.statistics(one.predictions, one.truth) for one in (a, b)]
     kinds, counts = np.unique(np.concatenate(both, axis=1), axis=0, return_counts=True)
 
-    def differences(sums, num_posts):
+    def differences(sums: np.ndarray, num_posts: int) -> dict[str, np.ndarray]:
         of_a, of_b = (metrics.scores(half, num_posts) for half in np.split(sums, 2, axis=-1))
         return {name: of_b[name] - of_a[name] for name in of_a}
 
     return bootstrap_intervals(kinds, counts, differences, seed=seed, resamples=resamples)
 
 
-def describe(result: dict) -> str:
-    """The comparison as a table and what it means, for people."""
+def describe_comparison(result: dict[str, Any]) -> str:
+    """The comparison for people: a table, and what it means."""
     rows = [["", "A", "B", "B - A"]]
     for name in _COMPARED[result["problem_type"]]:
         cells = [(result[key][name], sign) for key, sign in (("a", ""), ("b", ""), ("difference", "+"))]
         rows.append([name, *(f"{c['value']:{s}.4f} ({c['low']:{s}.4f} to {c['high']:{s}.4f})" for c, s in cells)])
     lines = [f"A: {result['a']['file']}", f"B: {result['b']['file']}", f"{result['num_posts']:,} posts", ""]
-    lines += [markdown_table(rows), "", f"In brackets: 95 % intervals, {result['intervals']['method']}."]
+    lines += [markdown_table(rows), "", _about_intervals(result["intervals"])]
     if "mcnemar" in result:
         counts = result["mcnemar"]
         p = f"{counts['p']:.4f}" if counts["p"] >= 0.0001 else f"{counts['p']:.2g}"
@@ -147,17 +156,23 @@ def describe(result: dict) -> str:
         ]
     main = DEFAULT_METRIC[result["problem_type"]]
     low, high = (result["difference"][main][end] for end in ("low", "high"))
-    verdict = "contains 0: these posts don't tell the two apart" if low <= 0 <= high else "does not contain 0"
+    verdict = (
+        "contains 0: these posts don't show a difference between the two" if low <= 0 <= high else "does not contain 0"
+    )
     lines.append(
-        f"The interval of the difference in {main} {verdict}. Other seeds of the same recipes may differ more."
+        f"The interval of the difference in {main} {verdict}. Other seeds of the same recipes may differ by more."
     )
     return "\n".join(lines)
 
 
-def main(argv=None):
+def _about_intervals(intervals: dict[str, Any]) -> str:
+    return f"In brackets: {100 * intervals['level']:g} % intervals, {intervals['method']}."
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m hf_mamba.classification.compare", description=__doc__.strip().split("\n")[0]
+        prog="python -m hf_mamba.classification.compare", description=(__doc__ or "").strip().split("\n")[0]
     )
     parser.add_argument("a", help="a predictions file, or an output folder that holds one")
     parser.add_argument("b", help="another one, of the same posts")
@@ -167,8 +182,8 @@ def main(argv=None):
     a = read_predictions(args.a)
     result = compare(a, read_predictions(args.b, a.label_names), seed=args.seed)
     if args.json is not None:
-        Path(args.json).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    print(describe(result))
+        write_json(args.json, result)
+    print(describe_comparison(result))
 
 
 if __name__ == "__main__":

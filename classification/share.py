@@ -1,5 +1,5 @@
 """
-Sharing a finished run on the Hub: what goes along, and the check before it leaves.
+Shares a finished run on the Hub, after a check that it works without this package.
 
     python -m hf_mamba.classification.share outputs/quickstart                        only checks the folder
     python -m hf_mamba.classification.share outputs/quickstart me/quickstart          checks and uploads it
@@ -8,23 +8,25 @@ Sharing a finished run on the Hub: what goes along, and the check before it leav
 import argparse
 import shutil
 import tempfile
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-import yaml
-from huggingface_hub import HfApi
+from huggingface_hub import CommitInfo, HfApi
+from transformers import PreTrainedModel, ProcessorMixin
 
 from .reporting.model_card import shareable_recipe
 from .runs.checkpoints import load_run
 from .support.cards import name_repo_in_card
 from .support.command_line import run_command
+from .support.files import read_mapping, write_yaml
 from .support.hub import check_may_write, explain_push_error
 from .support.run_files import CALIBRATION_FILE, RECIPE_FILE, RESULTS_FILE, TEST_FILE, VALIDATION_FILE
 from .support.upload_check import check_checkpoint
 
 
-# What makes up a checkpoint: weights, configs, processor, code, card, results, recipe. Whatever else lies in a folder
-# stays there: predictions quote a user's data, training_args.bin is a pickle, trainer_state.json names folders.
+# What makes up a checkpoint: weights, configs, processor, code, card, results, recipe. A folder's other files stay
+# there: predictions quote a user's data, training_args.bin is a pickle, trainer_state.json names folders.
 SHARED = (
     *("model*.safetensors", "model.safetensors.index.json", "config.json", "*.py", "README.md", RECIPE_FILE),
     *(RESULTS_FILE, "train_results.json", VALIDATION_FILE, TEST_FILE, CALIBRATION_FILE),
@@ -33,22 +35,30 @@ SHARED = (
 )
 
 
-def share_run(folder, model, processor, repo_id, *, revision=None, same_code=True):
+def share_run(
+    folder: str | Path,
+    model: PreTrainedModel,
+    processor: ProcessorMixin | None,
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    same_code: bool = True,
+) -> CommitInfo:
     """
-    Checks a run's folder in a clean room and uploads what of it makes up a checkpoint, exactly as it was checked.
+    Checks a run's folder in a clean room and uploads the files that make up a checkpoint, just as they were checked.
 
     Args:
         folder: the run's output folder
         model, processor: what was saved in it; the processor may be None
-        repo_id: the repo, which exists
-        revision: the branch, made if need be; None is main
+        repo_id: the repository, which exists
+        revision: the branch, created if need be; None is main
         same_code: as in `check_checkpoint`
 
     Returns:
         huggingface_hub's CommitInfo
 
     Raises:
-        ValueError: the check found something, or the Hub refused: one line that says what and what to do.
+        ValueError: the check failed, or the Hub refused: one line that says why and what to do.
     """
     with tempfile.TemporaryDirectory() as staged:
         stage(folder, staged, repo_id)
@@ -67,31 +77,32 @@ def share_run(folder, model, processor, repo_id, *, revision=None, same_code=Tru
             ) from error
 
 
-def stage(folder, staged, repo_id):
-    """Copies what goes along, without what tells of this machine, to where it is checked and uploaded from."""
+def stage(folder: str | Path, staged: str | Path, repo_id: str) -> None:
+    """Copies what is shared, without the folders of this machine, to where it is checked and uploaded from."""
     for path in sorted(Path(folder).iterdir()):
         if path.is_file() and is_shared(path.name):
             shutil.copyfile(path, Path(staged, path.name))
     name_repo_in_card(staged, repo_id)
     recipe = Path(staged, RECIPE_FILE)
     if recipe.is_file():
-        shared = shareable_recipe(yaml.safe_load(recipe.read_text("utf-8")) or {})
-        recipe.write_text(yaml.safe_dump(shared, sort_keys=False, allow_unicode=True), "utf-8")
+        write_yaml(recipe, shareable_recipe(read_mapping(recipe, "Recipe")))
 
 
-def is_shared(name):
-    """Does a file of this name, in a run's folder, go along?"""
+def is_shared(name: str) -> bool:
+    """Is a file of this name, in a run's folder, shared?"""
     return any(fnmatch(name, pattern) for pattern in SHARED)
 
 
-def main(argv=None):
-    """The command line: checks, and uploads if a repo is named."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line: checks, and uploads if a repository is named."""
     parser = argparse.ArgumentParser(
         prog="python -m hf_mamba.classification.share", description=__doc__.split("\n")[1]
     )
     parser.add_argument("folder", help="the output folder of a finished run")
-    parser.add_argument("repo_id", nargs="?", help="where it goes, me/name; without it the folder is only checked")
-    parser.add_argument("--private", action="store_true", help="for a new repo: only its owner sees it")
+    parser.add_argument(
+        "repo_id", nargs="?", help="the repository to upload to, me/name; without it the folder is only checked"
+    )
+    parser.add_argument("--private", action="store_true", help="for a new repository: only its owner sees it")
     args = parser.parse_args(argv)
     model, processor = load_run(args.folder)
     if args.repo_id is None:

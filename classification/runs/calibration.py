@@ -1,8 +1,10 @@
 """--calibrate, a step of a run: what it needs, and the calibration fitted or taken from the checkpoint, and saved."""
 
 import logging
+from typing import TYPE_CHECKING, Any
 
 from ..data.labels import REGRESSION, is_varied
+from ..data.posts import Posts
 from ..evaluation.calibration import (
     Calibration,
     describe_calibration,
@@ -15,10 +17,15 @@ from ..support.processes import on_main_process
 from ..support.run_files import CALIBRATION_FILE
 
 
+if TYPE_CHECKING:
+    from .arguments import ClassificationTrainingArguments
+
 logger = logging.getLogger(__name__)
 
 
-def check_calibration(posts, training_args, checkpoint) -> Calibration | None:
+def check_calibration(
+    posts: Posts, training_args: "ClassificationTrainingArguments", checkpoint: str | None
+) -> Calibration | None:
     """
     Checks that what --calibrate asks for can be, before anything is trained.
 
@@ -34,7 +41,7 @@ def check_calibration(posts, training_args, checkpoint) -> Calibration | None:
     if posts.problem_type == REGRESSION:
         raise ValueError("--calibrate is for probabilities, but the problem type is regression: leave it out.")
     saved = None
-    if not (training_args.do_train or training_args.do_eval):
+    if checkpoint is not None and not (training_args.do_train or training_args.do_eval):
         saved = read_calibration(checkpoint, posts)
     if saved is not None:
         return saved
@@ -52,7 +59,7 @@ def check_calibration(posts, training_args, checkpoint) -> Calibration | None:
     return None
 
 
-def calibrate(trainer, posts, saved: Calibration | None) -> Calibration | None:
+def calibrate(trainer: Any, posts: Posts, saved: Calibration | None) -> Calibration | None:
     """
     The calibration of the trainer's model: `saved`, or fitted by the main process. That one writes it down. None
     without --calibrate.

@@ -143,7 +143,7 @@ def test_what_is_no_predictions_file_with_the_truth_is_refused(tmp_path, truth):
     assert "no column 'label'" in refused(a, tmp_path / "unknown.csv")
     assert "no predictions file" in refused(a, tmp_path)
     assert "There is no file" in refused(a, tmp_path / "nothing.csv")
-    assert "not of the same labels" in refused(a, write(tmp_path / "two.csv", truth % 2, truth % 2, NAMES[:2]))
+    assert "don't have the same labels" in refused(a, write(tmp_path / "two.csv", truth % 2, truth % 2, NAMES[:2]))
     lines = a.read_text().split("\n")
     lines[3] = "p2,maybe" + lines[3][lines[3].index(",0.") :]
     (tmp_path / "wrong.csv").write_text("\n".join(lines))

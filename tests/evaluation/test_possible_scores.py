@@ -79,10 +79,10 @@ def test_what_is_possible_is_listed(capsys):
     ({}, "Nothing to check"),
     ({"recall": "88.16"}, "divide percent by 100"),
     ({"recall": ".88161"}, "more than 4 decimals"),
-    ({"recall": "high"}, "is no number"),
+    ({"recall": "high"}, "isn't a number"),
     ({"recall": "nan"}, "from 0 to 1"),
 ])  # fmt: skip
-def test_what_is_no_published_score_is_refused(wrong, message):
+def test_what_is_not_a_published_score_is_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         possible_matrices(959, 1450, **wrong)
 
