@@ -52,7 +52,7 @@ def test_the_same_text_is_told_by_its_words():
     assert groups[0] == groups[1] and len(set(groups)) == 5
 
 
-def test_numbers_and_several_labels_are_dealt_evenly():
+def test_numbers_and_several_labels_are_split_evenly():
     for labels, problem_type in ((np.random.rand(40).tolist(), "regression"), ([[1, 0]] * 20 + [[0, 1]] * 20, MULTI)):
         counts = np.bincount(assign_folds(labels, np.arange(40), problem_type, 4, seed=0))
         assert counts.tolist() == [10] * 4
@@ -131,10 +131,10 @@ def test_folds_do_not_depend_on_the_modalities(posts):
     assert ids[0] == ids[1] == ids[2]
 
 
-def test_of_a_data_set_only_the_training_posts_are_dealt(folder, caplog):
+def test_of_a_data_set_only_the_training_posts_are_split(folder, caplog):
     found = load_posts(DataArguments(dataset_name=str(folder), folds=4, fold=1), seed=0)
     assert sum(len(rows) for rows in found.splits.values()) == 48
-    assert "leaves aside: validation, test" in caplog.text
+    assert "leaves out: validation, test" in caplog.text
 
 
 @pytest.mark.parametrize(
