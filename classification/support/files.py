@@ -56,15 +56,15 @@ def read_mapping(path: str | Path, what: str = "", fix: str = "") -> dict[str, A
     text = read_text(path, what)
     name, is_json = f"{what} {path}".strip(), Path(path).suffix == ".json"
     try:
-        found = json.loads(text) if is_json else yaml.safe_load(text)
+        content = json.loads(text) if is_json else yaml.safe_load(text)
     except (json.JSONDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{name} can't be read: {' '.join(str(error).split())}. {fix}".strip()) from None
-    if found is None and not is_json:
+    if content is None and not is_json:
         return {}
-    if not isinstance(found, dict):
-        kind = type(found).__name__
+    if not isinstance(content, dict):
+        kind = type(content).__name__
         raise ValueError(f"{name} holds a {kind}, but must hold a mapping of names to values. {fix}".strip())
-    return found
+    return content
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -72,8 +72,22 @@ def write_text(path: str | Path, text: str) -> None:
     Writes a UTF-8 file whole or not at all: into a temporary file beside it, synchronised to the disk, renamed.
 
     An existing file keeps its permissions; a link is followed, so that the file it points to changes.
+
+    Raises:
+        FileNotFoundError: there is no folder to write it into.
+        OSError: it can't be written; names the file, and not the temporary one.
     """
     path = Path(os.path.realpath(path))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path} can't be written: there is no folder {path.parent}. Make it first.")
+    try:
+        _write_and_rename(path, text)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _write_and_rename(path: Path, text: str) -> None:
+    """The steps of `write_text`; whatever fails, no temporary file stays."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
