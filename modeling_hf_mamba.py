@@ -85,7 +85,7 @@ class HFMambaEmbeddings(nn.Module):
     def _add_positions(self, embeddings, mask, positions):
         sequence = PackedSequence.pack(embeddings, mask)
         pe = sinusoid(positions, embeddings.shape[-1]).to(embeddings.dtype)  # (l, d)
-        sequence.states = [self.dropout(sequence.states[0] + pe)]  # Eq. 2
+        sequence.hidden_states = self.dropout(sequence.hidden_states + pe)  # Eq. 2
         return sequence
 
 
@@ -194,14 +194,14 @@ class HFMambaStack(nn.Module):
         self.layers = nn.ModuleList(HFMambaBlock(config, scan_implementation) for _ in range(num_layers))
 
     def forward(self, sequence):
-        """Appends the state after each block to a PackedSequence's states, and attention weights if it takes them."""
+        """A PackedSequence after all blocks; what it collects is collected after each."""
         mask, reverse_index = sequence.mask, None
         if self.bidirectional:
             position = torch.arange(mask.shape[1], device=mask.device)
             length = mask.sum(dim=1, keepdim=True)  # (b, 1)
             reverse_index = torch.where(position < length, length - 1 - position, position)  # (b, l)
         for layer in self.layers:
-            sequence.states.append(layer(sequence.states[-1], mask, reverse_index, sequence.attentions))
+            sequence.advance(layer(sequence.hidden_states, mask, reverse_index, sequence.attentions))
         return sequence
 
 
@@ -281,13 +281,12 @@ class HFMambaModel(HFMambaPreTrainedModel):
             output_attentions = self.config.output_attentions
         text, image = self._embed(input_ids, attention_mask, pixel_values, pixel_attention_mask, inputs_embeds)
         for part in filter(None, (text, image)):
-            part.attentions = [] if output_attentions else None
+            part.collect(output_hidden_states, output_attentions)
         text, image = self._encode(text, self.text_stack, 0), self._encode(image, self.image_stack, 1)
         joined = PackedSequence.join(text, image)  # T ⊕ P of Eq. 11
-        fused = PackedSequence.pack(joined.states[-1], joined.mask, joined.order)
-        fused.attentions = [] if output_attentions else None
-        fused = self.fusion_stack(fused)  # Eq. 11
-        z = self.norm(fused.states[-1])  # (b, l, d)
+        fused = PackedSequence.pack(joined.hidden_states, joined.mask, joined.order)
+        fused = self.fusion_stack(fused.collect(output_hidden_states, output_attentions))  # Eq. 11
+        z = self.norm(fused.hidden_states)  # (b, l, d)
         hidden_states = attentions = None
         if output_hidden_states:
             hidden_states = tuple(map(joined.unpack, joined.states)) + tuple(map(fused.unpack, fused.states[1:]))
@@ -321,8 +320,12 @@ class HFMambaModel(HFMambaPreTrainedModel):
                 )
             mask = as_mask("pixel_attention_mask", pixel_attention_mask, pixel_values)
             image = self.embeddings.forward_image(pixel_values, mask)
-        if text is not None and image is not None and len(text.mask) != len(image.mask):
-            raise ValueError(f"{len(text.mask)} texts were given with {len(image.mask)} rows of pixel_values.")
+        # shapes, not len(): that would fix the batch of an exported program to the example's
+        if text is not None and image is not None and text.mask.shape[0] != image.mask.shape[0]:
+            raise ValueError(
+                f"{text.mask.shape[0]} texts were given with {image.mask.shape[0]} rows of pixel_values: give one row "
+                "of each per post, and mask what a post lacks."
+            )
         return text, image
 
     def _encode(self, sequence, stack, segment):
@@ -331,7 +334,7 @@ class HFMambaModel(HFMambaPreTrainedModel):
             sequence = stack(sequence)
         if sequence is not None and self.segment_embeddings is not None:
             index = torch.full((1,), segment, device=sequence.mask.device)
-            sequence.states[-1] = sequence.states[-1] + self.segment_embeddings(index)  # (1, d)
+            sequence.replace(sequence.hidden_states + self.segment_embeddings(index))  # (1, d)
         return sequence
 
 

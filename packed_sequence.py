@@ -17,15 +17,17 @@ class PackedSequence:
     end whatever side, gap or amount it had. A causal recurrence then never meets padding, and positions count real
     tokens: what makes logits independent of padding and batch company exact rather than approximate.
 
-    states: the hidden states at every depth so far, shape (b, l, d) each
+    hidden_states: shape (b, l, d)
     mask: shape (b, l), True at real positions
     order: shape (b, l), which position of the caller's sequence each one came from
-    attentions: the attention weights of every block so far, shape (b, h, l, l) each; None where nobody wants them
+    states: the hidden states at every depth so far, shape (b, l, d) each; None unless collected
+    attentions: the attention weights of every block so far, shape (b, h, l, l) each; None unless collected
     """
 
-    states: list
+    hidden_states: torch.Tensor
     mask: torch.Tensor
     order: torch.Tensor
+    states: list | None = None
     attentions: list | None = None
 
     @classmethod
@@ -33,7 +35,25 @@ class PackedSequence:
         """hidden_states (b, l, d) and mask (b, l) as they come; order: where the caller had them, if not here."""
         move = torch.argsort(mask.logical_not().to(torch.uint8), dim=1, stable=True)  # (b, l)
         order = move if order is None else order.gather(1, move)
-        return cls([take_positions(hidden_states, move)], mask.gather(1, move), order)
+        return cls(take_positions(hidden_states, move), mask.gather(1, move), order)
+
+    def collect(self, states, attentions):
+        """Whether the hidden states, and the attention weights, of every depth are kept from here on."""
+        self.states = [self.hidden_states] if states else None
+        self.attentions = [] if attentions else None
+        return self
+
+    def advance(self, hidden_states):
+        """The hidden states one depth further."""
+        self.hidden_states = hidden_states
+        if self.states is not None:
+            self.states.append(hidden_states)
+
+    def replace(self, hidden_states):
+        """Other hidden states at the same depth."""
+        self.hidden_states = hidden_states
+        if self.states is not None:
+            self.states[-1] = hidden_states
 
     @classmethod
     def join(cls, first, second):
@@ -43,16 +63,19 @@ class PackedSequence:
         """
         if first is None or second is None:
             return second if first is None else first
-        depth = max(len(first.states), len(second.states))
-        pairs = [[*part.states, *part.states[-1:] * (depth - len(part.states))] for part in (first, second)]
-        attentions = None
+        states = attentions = None
+        if first.states is not None:
+            depth = max(len(first.states), len(second.states))
+            pairs = [[*part.states, *part.states[-1:] * (depth - len(part.states))] for part in (first, second)]
+            states = [torch.cat(pair, dim=1) for pair in zip(*pairs)]  # (b, n + m, d) each
         if first.attentions is not None:
             sizes = first.mask.shape[1], second.mask.shape[1]
             attentions = [block_diagonal(pair, sizes) for pair in zip_longest(first.attentions, second.attentions)]
         return cls(
-            states=[torch.cat(pair, dim=1) for pair in zip(*pairs)],  # (b, n + m, d) each
+            hidden_states=torch.cat([first.hidden_states, second.hidden_states], dim=1),
             mask=torch.cat([first.mask, second.mask], dim=1),
             order=torch.cat([first.order, second.order + first.order.shape[1]], dim=1),
+            states=states,
             attentions=attentions,  # (b, h, n + m, n + m) each
         )
 

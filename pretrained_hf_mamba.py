@@ -23,6 +23,7 @@ class HFMambaPreTrainedModel(PreTrainedModel):
     config_class = HFMambaConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
+    input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["HFMambaBlock"]
     _supports_sdpa = True

@@ -112,7 +112,7 @@ def test_initial_values():
     )
     tokens = model.embeddings.token_embeddings.weight * model.embeddings.scale
     assert 0.5 < tokens.square().mean().sqrt() / 0.5**0.5 < 2  # comparable to the sinusoid's RMS
-    assert embedded.states[-1].isfinite().all()
+    assert embedded.hidden_states.isfinite().all()
     ssm = model.text_stack.layers[0].mixer.ssm
     delta = torch.nn.functional.softplus(ssm.dt_proj.bias)
     assert delta.min() >= 0.001 * 0.99 and delta.max() <= 0.1 * 1.01

@@ -1,5 +1,7 @@
 """HFMambaModel computes what the paper says, exactly, whatever the padding and whoever else is in the batch."""
 
+import weakref
+
 import pytest
 import torch
 from small_model import BACKBONES, SMALL, alone, batch, each_variant, make_model, make_posts
@@ -8,7 +10,7 @@ from transformers.models.mamba.modeling_mamba import MambaBlock
 from transformers.models.mamba.modeling_mamba import MambaConfig as TransformersMambaConfig
 
 from hf_mamba import HFMambaConfig, HFMambaModel
-from hf_mamba.modeling_hf_mamba import HFMambaMixer, sinusoid
+from hf_mamba.modeling_hf_mamba import HFMambaBlock, HFMambaMixer, sinusoid
 from hf_mamba.selective_scan import selective_scan_reference
 
 
@@ -190,3 +192,25 @@ def test_sinusoid_is_equation_1():
             angle = torch.tensor(pos / 10000 ** (2 * i / d))
             torch.testing.assert_close(pe[pos, 2 * i], angle.sin())
             torch.testing.assert_close(pe[pos, 2 * i + 1], angle.cos())
+
+
+# --- what is kept
+
+
+@torch.no_grad()
+def test_hidden_states_live_on_only_where_they_are_asked_for():
+    model = make_model(num_text_layers=6, num_image_layers=6, num_fusion_layers=6)
+    outputs, alive = [], []
+
+    def remember(module, inputs, output):
+        outputs.append(weakref.ref(output))
+        alive.append(sum(ref() is not None for ref in outputs))
+
+    for module in model.modules():
+        if isinstance(module, HFMambaBlock):
+            module.register_forward_hook(remember)
+    inputs = batch(make_posts(model.config))
+    for ask, most in ((False, 3), (True, 18)):  # the last of the text stack, and a block's input and output
+        outputs.clear(), alive.clear()
+        model(**inputs, output_hidden_states=ask)
+        assert len(alive) == 18 and max(alive) <= most and (max(alive) > 3) == ask
