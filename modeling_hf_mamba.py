@@ -12,7 +12,7 @@ Glossary (shapes stand at the end of tensor lines):
     m: image patches of a post (all its images)   s: state size of the recurrence (`config.state_size`)
     l: positions of a sequence, n + m when fused  r: rank of the projection to the time step Δ
 
-What this file does not do: generate text, keep a cache between calls, or read pictures and text (that is
+What this file does not do: generate text, keep a cache between calls, or read images and text (that is
 processing_hf_mamba.py).
 """
 

@@ -63,7 +63,7 @@ def _flatten(images) -> list:
 class HFMambaImageProcessorKwargs(ImagesKwargs, total=False):
     """patch_size (`int`): side of a square patch in pixels; `size` must be a multiple of it.
     reduce_jpeg (`bool`): decode a large JPEG at a reduced scale, never below twice `size`: several times faster, and
-        pixels that differ by a few of 255 levels. Pictures that come decoded, as PIL images, stay as they are.
+        pixels that differ by a few of 255 levels. Images that come decoded, as PIL images, stay as they are.
     """
 
     patch_size: int
@@ -81,7 +81,7 @@ class HFMambaImageProcessor(PilBackend):
         pixel_attention_mask   (images, patches) int64, all ones
 
     Raises:
-        ValueError: an unreadable image (named), or a `size` that is no square or no multiple of `patch_size`.
+        ValueError: an unreadable image (named), or a `size` that isn't a square or not a multiple of `patch_size`.
     """
 
     _auto_class = "AutoImageProcessor"
@@ -325,7 +325,7 @@ class HFMambaProcessor(ProcessorMixin):
     @classmethod
     def _get_arguments_from_pretrained(cls, path, processor_dict=None, **kwargs):
         # Names our own image processor, so that loading needs neither remote code nor an Auto registration. Unless the
-        # caller trusts remote code, the tokenizer is told not to, and given a config of ours: asked nothing, it would
+        # caller trusts remote code, the tokenizer gets False, and given a config of ours: asked nothing, it would
         # prompt about the code that config.json names, and warn that it does not know this type of model.
         trust = {"trust_remote_code": bool(kwargs.pop("trust_remote_code", None))}
         if not trust["trust_remote_code"]:

@@ -6,8 +6,8 @@ Posts per second of the data path alone, of the model alone, and of both togethe
     python benchmarks/bench_epoch.py --threads 2 --recipe mvsa_single     # that recipe's posts and model
     python benchmarks/bench_epoch.py --device cuda --posts 19816 --photo_size 224x224 --passes 100 $PAPER
 
-Prints Markdown. "Decoded at each use" is the data path without the cache of decoded pictures, "cached" with it; the
-first pass over the pictures, which finds damaged ones, is what fills the cache. Every pass reads shuffled batches as
+Prints Markdown. "Decoded at each use" is the data path without the cache of decoded images, "cached" with it; the
+first pass over the images, which finds damaged ones, is what fills the cache. Every epoch reads shuffled batches as
 training does. Figures are medians of passes that take turns, so that a noisy machine disturbs all alike. Files are
 most likely in the operating system's own cache already: a cold disk comes on top. Where others use the same cores,
 OMP_WAIT_POLICY=passive keeps the model's threads from waiting for each other at full speed. Further flags are those of
@@ -119,7 +119,7 @@ def first_pass(posts, cache):
 
 
 def measure(posts, processor, model, cache, args, training_args):
-    """(pictures, what) -> posts per second, a list with one figure for each repeat."""
+    """(images, what) -> posts per second, a list with one figure for each repeat."""
     train, step = posts.splits["train"], make_training_step(model, processor, training_args)
     batch_size, num_workers = training_args.per_device_train_batch_size, training_args.dataloader_num_workers
     loaders = {
@@ -171,7 +171,7 @@ def main():
             if args.recipe
             else ["--train_file", write_posts(folder / "posts", args.posts, args.photo_size)]
         )
-        argv += [*flags, "--output_dir", folder / "run", "--image_cache", folder / "cache" / "pictures"]
+        argv += [*flags, "--output_dir", folder / "run", "--image_cache", folder / "cache" / "images"]
         argv = [*map(str, argv)]
         run(args, *parse_arguments(argv)[:3])
         if args.passes:
@@ -193,13 +193,13 @@ def run(args, model_args, data_args, training_args):
     size = image_processor.size.height
     what = f"recipe {args.recipe}" if args.recipe else f"{args.posts} generated posts, photos {args.photo_size}"
     print(
-        f"{what}; pictures to {size}x{size}, batch {training_args.per_device_train_batch_size}, {args.threads} "
+        f"{what}; images to {size}x{size}, batch {training_args.per_device_train_batch_size}, {args.threads} "
         f"thread(s), {training_args.dataloader_num_workers} workers, {args.device}, torch {torch.__version__}, Pillow "
         f"{pillow_version}; posts per second\n"
     )
-    print("| first pass over the pictures | posts/s |\n|---|---|")
+    print("| first pass over the images | posts/s |\n|---|---|")
     print("\n".join(f"| {name} | {value:,.0f} |" for name, value in checks.items()))
-    print("\n| pictures | data path alone | model alone (training) | both | the limit |\n|---|---|---|---|---|")
+    print("\n| images | data path alone | model alone (training) | both | the limit |\n|---|---|---|---|---|")
     for name in ("decoded at each use", "cached"):
         data, alone, both = (figures[name, column] for column in ("data", "model", "both"))
         limit, share = "model" if data > alone else "data path", both / alone

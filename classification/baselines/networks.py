@@ -140,7 +140,7 @@ class TextProcessor:
         self.tokenizer, self.max_length = tokenizer, max_length
 
     def __call__(self, text, images=None, return_tensors="pt", text_kwargs=None, images_kwargs=None):
-        """`text_kwargs` go to the tokenizer; there are no pictures, so nothing takes `images` or `images_kwargs`."""
+        """`text_kwargs` go to the tokenizer; there are no images, so nothing takes `images` or `images_kwargs`."""
         kwargs = {"padding": True, "truncation": True, "max_length": self.max_length} | (text_kwargs or {})
         return self.tokenizer([clean_text(one) for one in text], return_tensors=return_tensors, **kwargs)
 
