@@ -38,8 +38,8 @@ from transformers.trainer import DEFAULT_CALLBACKS
 
 from hf_mamba.classification.data import PostCollator, check_images, load_posts
 from hf_mamba.classification.data.image_cache import open_image_cache
-from hf_mamba.classification.runs.arguments import parse_arguments
 from hf_mamba.classification.runs.checkpoints import new_image_processor, new_processor_and_model
+from hf_mamba.classification.runs.recipes import parse_arguments
 from hf_mamba.classification.training.trainer import PixelScale
 from hf_mamba.run_classification import main as run_classification
 

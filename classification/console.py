@@ -196,7 +196,7 @@ def _recipe_and_flags(argv: list[str]) -> tuple[list[str], list[str]]:
 
 def _read(recipe: list[str]) -> dict[str, Any]:
     """The flags of the recipe, with those it inherits; none without a recipe."""
-    from .runs.arguments import find_recipe, read_recipe
+    from .runs.recipes import find_recipe, read_recipe
 
     return read_recipe(find_recipe(recipe[0])) if recipe else {}
 

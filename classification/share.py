@@ -15,8 +15,8 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, HfApi
 from transformers import PreTrainedModel, ProcessorMixin
 
-from .reporting.model_card import shareable_recipe
 from .runs.checkpoints import load_run
+from .runs.recipes import shareable_recipe
 from .support.cards import name_repo_in_card
 from .support.command_line import run_command
 from .support.files import read_mapping, write_yaml

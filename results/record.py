@@ -31,8 +31,8 @@ from ledger_rows import (
     read_rows,
 )
 
-from hf_mamba.classification.runs.arguments import RECIPES_FOLDER, find_recipe, parse_arguments
 from hf_mamba.classification.runs.output_dir import differing_flags
+from hf_mamba.classification.runs.recipes import RECIPES_FOLDER, find_recipe, parse_arguments
 from hf_mamba.classification.support.command_line import run_command
 from hf_mamba.classification.support.files import read_mapping, read_text, write_text
 from hf_mamba.classification.support.run_files import RECIPE_FILE

@@ -1,6 +1,5 @@
 """The model card that a run writes beside its checkpoint."""
 
-import json
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,27 +18,14 @@ from ..audit.report import audit_for_card
 from ..data.labels import MULTI, REGRESSION, SINGLE
 from ..data.posts import Posts
 from ..evaluation.calibration import Calibration
+from ..runs.recipes import shareable_recipe, without_folders
 from ..support.files import PACKAGE_FOLDER, write_text
 from ..support.markdown import markdown_table
 from ..support.messages import in_a_cell
-from ..support.run_files import RESULTS_FILE
 from .tables import MAX_LINES, OF_BASELINE, SHOWN_OF, results_note, results_tables, training_time
 
 
 CARD_TEMPLATE = PACKAGE_FOLDER / "model_card.md"
-
-
-def write_results(folder, metrics_of_split):
-    """
-    Writes all_results.json, which marks a run as finished: {"test_accuracy": 0.9, ...}. What an earlier command found
-    out about other splits stays.
-    """
-    path = Path(folder) / RESULTS_FILE
-    results = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    for split, metrics in metrics_of_split.items():
-        for name, value in metrics.items():
-            results[name if name.startswith(f"{split}_") else f"{split}_{name}"] = value
-    path.write_text(json.dumps(results, indent=4, sort_keys=True) + "\n", "utf-8")
 
 
 def write_model_card(
@@ -84,7 +70,7 @@ def write_model_card(
         **_task(posts),
         labels=_labels_table(posts),
         num_parameters=f"{model.num_parameters():,}",
-        start=f"trained further from `{_without_folders(start)}`" if start else "trained from scratch",
+        start=f"trained further from `{without_folders(start)}`" if start else "trained from scratch",
         scratch="" if start else ": nothing was pretrained",
         **_architecture(cast(HFMambaConfig, model.config)),
         max_length=processor.tokenizer.model_max_length,
@@ -111,20 +97,6 @@ def _calibration_text(calibration: Calibration | None) -> str:
     if calibration.thresholds:
         text += " The numbers above are for\n  predictions by the thresholds in `calibration.json`."
     return text
-
-
-def shareable_recipe(recipe):
-    """
-    The recipe without its output folder and without the folders above what it names: these may tell who ran it, and
-    exist on no other machine.
-    """
-    shared = {flag: value for flag, value in recipe.items() if flag != "output_dir"}
-    return {flag: _without_folders(value) if isinstance(value, str) else value for flag, value in shared.items()}
-
-
-def _without_folders(value):
-    """An absolute path as its last part, anything else as it is."""
-    return Path(value).name if Path(value).is_absolute() else value
 
 
 def _task(posts: Posts) -> dict[str, str]:

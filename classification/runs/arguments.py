@@ -1,43 +1,59 @@
-"""The flags of run_classification.py, and the recipes (YAML or JSON) that hold them.
+"""The flags of the model and of training; those of the data are in data/arguments.py.
 
-A recipe is a flat mapping from flag names to values; a `base:` key names another recipe, relative to this one, that it
-inherits from. What stands on the command line wins over the recipe, the recipe over the defaults.
+Each dataclass checks the ranges of its own flags; flag_rules.py checks flags against each other.
 """
 
-import argparse
+import copy
 import dataclasses
-import difflib
 import json
 import os
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-import yaml
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import TrainingArguments
 
 from ...configuration_hf_mamba import CHOICES, HFMambaConfig
-from ..data.arguments import DataArguments
 from ..evaluation.calibration import CALIBRATE_METRICS
 from ..evaluation.metrics import LOWER_IS_BETTER
-from ..support.files import PACKAGE_FOLDER
 from ..support.processes import default_num_workers
 from ..support.run_files import PREDICTIONS_FORMATS
 
 
-RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
-RECIPES_FOLDER = PACKAGE_FOLDER / "recipes"
+Arguments = TypeVar("Arguments")
 
 # Config fields that the data and the processor (which makes RGB) decide, so that no flag sets them.
 _FROM_DATA = ("vocab_size", "pad_token_id", "num_channels")
-# Would delete the run that is to be repeated.
-_NOT_IN_RECIPE = ("overwrite_output_dir",)
-# Chosen for the machine at hand, so that a recipe names them only where the user did.
-_OF_THE_MACHINE = ("dataloader_num_workers",)
 
 
-def _config_flag(config_field):
+def with_changes(arguments: Arguments, **changes: Any) -> Arguments:
+    """
+    A copy of a dataclass of flags with some of them changed.
+
+    `dataclasses.replace` would run `__post_init__` again, which derives values from what was asked for on the command
+    line, not from what an earlier `__post_init__` made of it.
+    """
+    changed = copy.copy(arguments)
+    for name, value in changes.items():
+        setattr(changed, name, value)
+    return changed
+
+
+def expand_variables(flag: str, value: str) -> str:
+    """
+    The value of a flag with $NAME replaced by the environment's value.
+
+    Raises:
+        ValueError: such a variable is not set.
+    """
+    value = os.path.expandvars(value)
+    if unset := re.search(r"\$(\w+|\{\w+\})", value):
+        raise ValueError(f"--{flag} {value}: the environment variable {unset[1].strip('{}')} is not set. Set it.")
+    return value
+
+
+def _config_flag(config_field: dataclasses.Field) -> tuple[str, Any, Any]:
     """A field of HFMambaConfig as a flag: None, the default, leaves it to the config or to the loaded checkpoint."""
     kinds = {bool: bool, int: int, float: float, float | int: float, int | str: str, str: str}
     kind = kinds.get(config_field.type, list[str])  # class_weights is the one list, and may be words
@@ -55,7 +71,7 @@ CONFIG_FIELDS = [
     if f.name in HFMambaConfig.__annotations__ and f.name not in _FROM_DATA
 ]
 
-_ModelFlags = dataclasses.make_dataclass("_ModelFlags", map(_config_flag, CONFIG_FIELDS))
+_ModelFlags: Any = dataclasses.make_dataclass("_ModelFlags", map(_config_flag, CONFIG_FIELDS))
 
 
 @dataclass
@@ -77,14 +93,14 @@ class ModelArguments(_ModelFlags):
         default="auto", metadata={"help": "Which implementation of the recurrence runs, see selective_scan.py"}
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         known = [choice for choice in CHOICES["problem_type"] if choice]
         if self.problem_type not in (None, *known):
             raise ValueError(f"--problem_type {self.problem_type}: give {', '.join(known[:-1])} or {known[-1]}.")
         if self.class_weights is not None:
             self.class_weights = _as_class_weights(self.class_weights)
 
-    def config_overrides(self) -> dict:
+    def config_overrides(self) -> dict[str, Any]:
         """The config fields that were asked for, but class_weights, whose numbers the labels decide."""
         overrides = {f.name: value for f in CONFIG_FIELDS if (value := getattr(self, f.name)) is not None}
         overrides.pop("class_weights", None)
@@ -94,7 +110,7 @@ class ModelArguments(_ModelFlags):
         return overrides
 
 
-def _as_class_weights(words):
+def _as_class_weights(words: list[str]) -> str | dict[str, float] | list[float]:
     """The words after --class_weights as "none", "auto", {label: weight} or a list of numbers."""
     if words in (["none"], ["auto"]):
         return words[0]
@@ -133,7 +149,7 @@ class ClassificationTrainingArguments(TrainingArguments):
     max_grad_norm: float = field(default=1.0, metadata={"help": "Gradients are clipped to this norm"})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Posts per training step and device"})
     per_device_eval_batch_size: int = field(default=128, metadata={"help": "Posts per evaluation step and device"})
-    num_train_epochs: float = field(default=10, metadata={"help": "Passes over the training split"})
+    num_train_epochs: float = field(default=10, metadata={"help": "Epochs: how often to go over the training split"})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate on validation while training"})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint to resume from"})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept, the best one among them"})
@@ -188,14 +204,14 @@ class ClassificationTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "What to search: a YAML or JSON file, or such a section of the recipe: flag: [choices], or flag: "
-            "{low: 1.0e-4, high: 1.0e-2, log: true}. Default: see classification/search_space.py"
+            "{low: 1.0e-4, high: 1.0e-2, log: true}. Default: see classification/runs/search_space.py"
         },
     )
     pad_to_max_length: bool = field(
         default=False,
         metadata={
             "help": "Pad all texts to --max_seq_length, so that batches have one shape: what --torch_compile and CUDA "
-            "graphs want. Answers stay the same"
+            "graphs want. Predictions stay the same"
         },
     )
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log the training loss"})
@@ -207,7 +223,8 @@ class ClassificationTrainingArguments(TrainingArguments):
     # the collator reads raw columns (text, images), which Trainer would otherwise drop
     remove_unused_columns: bool = field(default=False, metadata={"help": "Leave at False: the collator needs all"})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        self._check_own_values()
         self.output_dir = expand_variables("output_dir", self.output_dir)
         if not self.do_train:
             self.save_strategy = "no"
@@ -223,170 +240,40 @@ class ClassificationTrainingArguments(TrainingArguments):
             self.use_cpu = True
         if self.early_stopping_patience is not None:  # a run that resumes counts on
             self.restore_callback_states_from_checkpoint = True
-        if self.hub_token is not None:  # a secret must not lie beside a checkpoint; the Hub's client reads it here
-            os.environ["HF_TOKEN"], self.hub_token = self.hub_token, None
         if self.greater_is_better is None and self.metric_for_best_model in LOWER_IS_BETTER:
             self.greater_is_better = False
         do_eval = self.do_eval
         super().__post_init__()
         self.do_eval = do_eval  # an eval strategy switches it on, which is not what was asked
+        self.label_names = ["labels"]
+        # Each process reads a stream and takes its rows: batches of different lengths can't be joined to be handed out
+        self.accelerator_config.dispatch_batches = False
 
-
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Says the default of a flag that has one."""
-
-    def _get_help_string(self, action):
-        return action.help if action.default is None else super()._get_help_string(action)
-
-
-class _Parser(HfArgumentParser):
-    """Mistakes in flags are told like all others, not by a page of usage; a bare `--bidirectional` is enough."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, formatter_class=_HelpFormatter, allow_abbrev=False, **kwargs)
-        switches = {"hub_private_repo", *(f.name for f in CONFIG_FIELDS if f.type is bool)}
-        for action in self._actions:
-            if action.dest in switches:
-                action.nargs, action.const = "?", True
-
-    def error(self, message):
-        raise ValueError(f"{message}. `run_classification.py --help` lists the flags.")
-
-
-def parse_arguments(argv, more=()):
-    """
-    Reads `[recipe] [--flag value ...]`.
-
-    Args:
-        argv: the command line
-        more: dataclasses of further flags, of a command that has some
-
-    Returns:
-        ModelArguments, DataArguments, ClassificationTrainingArguments, what `more` adds, and the effective recipe, a
-        dict to be saved so that the run repeats from it.
-
-    Raises:
-        ValueError, FileNotFoundError: a recipe that is missing, malformed or has a key that is no flag; a flag with a
-            value that it can't have.
-    """
-    parser = _Parser(
-        (ModelArguments, DataArguments, ClassificationTrainingArguments, *more),
-        prog="run_classification.py",
-        usage="%(prog)s [recipe.yaml] [--flag value ...]",
-        description="Trains, evaluates and applies HF-Mamba. The recipe is read first, then the flags.",
-    )
-    argv = list(argv)
-    if argv and not argv[0].startswith("-"):
-        path = find_recipe(argv[0])
-        recipe_argv = as_argv(read_recipe(path, more=more))
-        try:
-            parser.parse_known_args(recipe_argv)
-        except ValueError as error:
-            raise ValueError(f"Recipe {path}: {error}") from None
-        argv = [*recipe_argv, *argv[1:]]  # what comes later wins
-    arguments = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
-    recipe = effective_recipe(parser, argv, *arguments)
-    for arg in (
-        *arguments[:2],
-        *arguments[3:],
-    ):  # a recipe may name its data as $HF_MAMBA_DATA/...; what is saved keeps the name
-        for f in dataclasses.fields(arg):
-            if isinstance(value := getattr(arg, f.name), str):
-                setattr(arg, f.name, expand_variables(f.name, value))
-    return (*arguments, recipe)
-
-
-def as_argv(recipe):
-    """A recipe as command-line flags, so that both are checked alike."""
-    argv = []
-    for name, value in recipe.items():
-        if isinstance(value, list):
-            argv += [f"--{name}", *map(str, value)] if value else []
-        elif value is not None:
-            argv.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
-    return argv
-
-
-def expand_variables(flag, value):
-    """$NAME in a flag's value as the environment has it."""
-    value = os.path.expandvars(value)
-    if unset := re.search(r"\$(\w+|\{\w+\})", value):
-        raise ValueError(f"--{flag} {value}: the environment variable {unset[1].strip('{}')} is not set. Set it.")
-    return value
-
-
-def effective_recipe(parser, argv, model_args, data_args, training_args, *more):
-    """
-    What repeats the run: every flag of ours with the value it has, defaults too (they may change between versions),
-    and of transformers' own flags those that the recipe or the command line set.
-    """
-    ours = [f.name for f in dataclasses.fields(training_args) if f.name in type(training_args).__annotations__]
-    given = [action.dest for action in parser._actions if set(action.option_strings) & {a.split("=")[0] for a in argv}]
-    ours = [name for name in ours if name not in _OF_THE_MACHINE]
-    recipe = {
-        f.name: getattr(args, f.name) for args in (data_args, model_args, *more) for f in dataclasses.fields(args)
-    }
-    for name in [*ours, "seed", *given]:
-        if name not in recipe and name not in _NOT_IN_RECIPE:
-            value = getattr(training_args, name)
-            recipe[name] = getattr(value, "value", value)  # enums by their value
-    return {name: value for name, value in recipe.items() if value is not None}
-
-
-def find_recipe(name):
-    """A recipe by its path, or by its name among the project's own: `quickstart`, `paper/twitter`."""
-    path = Path(name)
-    candidates = [path]
-    if not path.is_absolute() and ".." not in path.parts:
-        candidates += [RECIPES_FOLDER / f"{name}{suffix}" for suffix in ("", *RECIPE_SUFFIXES)]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    known = own_recipes()
-    by_last_part = {own.rpartition("/")[2]: own for own in known}
-    close = difflib.get_close_matches(path.stem, by_last_part, n=1)
-    hint = f" Did you mean {by_last_part[close[0]]!r}?" if close else ""
-    raise FileNotFoundError(
-        f"There is no recipe {name!r}.{hint} The project's own are {', '.join(known)}; a recipe of yours is given by "
-        "its path. Flags start with --."
-    )
-
-
-def own_recipes():
-    """The names of the project's own recipes, those of the paper's tables last."""
-    recipes = [path.relative_to(RECIPES_FOLDER) for path in RECIPES_FOLDER.rglob("*.yaml")]
-    return [path.with_suffix("").as_posix() for path in sorted(recipes, key=lambda path: (len(path.parts), path))]
-
-
-def read_recipe(path, _seen=(), more=()):
-    """The recipe at `path` as a flat dict, with what it inherits through `base:`."""
-    path = Path(path)
-    if path.resolve() in _seen:
-        raise ValueError(f"Recipe {path} inherits from itself through `base:`; break the circle.")
-    try:
-        text = path.read_text(encoding="utf-8")
-        recipe = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"Recipe {path} can't be read: {error}") from None
-    recipe = {} if recipe is None else recipe
-    if not isinstance(recipe, dict):
-        raise ValueError(f"Recipe {path} holds a {type(recipe).__name__}, but must map flag names to values.")
-    base = recipe.pop("base", None)
-    known = all_flags(more)
-    for key in recipe:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else " `run_classification.py --help` lists the flags."
-            raise ValueError(f"Recipe {path}: {key!r} is no flag.{hint}")
-    if base is None:
-        return recipe
-    base_path = path.parent / str(base)
-    if not base_path.is_file():
-        raise FileNotFoundError(f"Recipe {path} has `base: {base}`, but there is no file {base_path}.")
-    return {**read_recipe(base_path, (*_seen, path.resolve()), more), **recipe}
-
-
-def all_flags(more=()):
-    """The name of every flag, those of the dataclasses `more` too."""
-    classes = (ModelArguments, DataArguments, ClassificationTrainingArguments, *more)
-    return [f.name for cls in classes for f in dataclasses.fields(cls)]
+    def _check_own_values(self) -> None:
+        """
+        Raises:
+            ValueError: a value that its flag can't have, whatever the other flags are.
+        """
+        choices = {
+            "predictions_format": PREDICTIONS_FORMATS,
+            "report_withheld": ("none", "test", "all"),
+            "calibrate_metric": CALIBRATE_METRICS,
+        }
+        for flag, known in choices.items():
+            if (value := getattr(self, flag)) not in known:
+                raise ValueError(f"--{flag} {value}: give {', '.join(known[:-1])} or {known[-1]}.")
+        if not 0 <= self.modality_dropout <= 1:
+            raise ValueError(f"--modality_dropout {self.modality_dropout}: give a share of the posts, 0 to 1.")
+        patience, threshold = self.early_stopping_patience, self.early_stopping_threshold
+        if threshold < 0:
+            raise ValueError(
+                f"--early_stopping_threshold {threshold}: give 0 or more, the least that counts as better."
+            )
+        if patience is not None and patience < 1:
+            raise ValueError(f"--early_stopping_patience {patience}: give 1 or more evaluations, or leave it out.")
+        if self.seeds is not None and (len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0):
+            raise ValueError(f"--seeds {' '.join(map(str, self.seeds))}: give different numbers of 0 or more.")
+        if self.search_trials is not None and self.search_trials < 1:
+            raise ValueError(f"--search_trials {self.search_trials}: give 1 or more runs, or leave it out.")
+        if self.remove_unused_columns:
+            raise ValueError("--remove_unused_columns must stay False: text and images are read when a batch is made.")

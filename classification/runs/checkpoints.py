@@ -1,22 +1,27 @@
-"""A model and its processor, in step with each other: new ones for the posts at hand, or a checkpoint's."""
+"""A model and its processor, in step with each other: new ones for the posts, or a checkpoint's."""
 
-import json
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedConfig
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from ...configuration_hf_mamba import HFMambaConfig
 from ...modeling_hf_mamba import HFMambaForSequenceClassification, HFMambaModel
 from ...processing_hf_mamba import HFMambaImageProcessor, HFMambaProcessor, build_wordpiece_tokenizer
+from ..data.arguments import DataArguments
 from ..data.labels import REGRESSION, SINGLE
+from ..data.posts import Posts
 from ..data.vocabulary import train_wordpiece
 from ..evaluation.split_report import BASELINE_KEYS, read_baseline
+from ..support.files import read_mapping
 from ..support.hub import explain_hub_error, find_checkpoint
 from ..support.run_files import RESULTS_FILE
 from ..training.targets import TargetScale, init_regression_head
+from .arguments import ModelArguments, with_changes
 
 
 # Config fields that may differ from the loaded checkpoint's: they have no weights.
@@ -25,15 +30,31 @@ _FREE_FIELDS = {"hidden_dropout", "classifier_dropout", "label_smoothing"}
 DEFAULT_MAX_SEQ_LENGTH, DEFAULT_VOCAB_SIZE = 64, 8000
 
 
-def load_checkpoint(model_args, data_args):
+def with_found_checkpoint(model_args: ModelArguments) -> ModelArguments:
     """
-    Processor and model of --model_name_or_path.
+    The flags with the checkpoint of --model_name_or_path, if there is one, named as the libraries find it.
 
     Raises:
-        ValueError: no checkpoint there, of another type of model, with parts that don't fit each other, or that the
-            other flags contradict.
+        FileNotFoundError, ValueError: see `find_checkpoint`.
     """
-    name = model_args.model_name_or_path = find_checkpoint(model_args.model_name_or_path)
+    name = model_args.model_name_or_path
+    return model_args if name is None else with_changes(model_args, model_name_or_path=find_checkpoint(name))
+
+
+def load_checkpoint(
+    name: str, model_args: ModelArguments, data_args: DataArguments
+) -> tuple[HFMambaProcessor, HFMambaForSequenceClassification]:
+    """
+    Processor and model of a checkpoint.
+
+    Args:
+        name: its folder or its name on the Hub, as `with_found_checkpoint` gives it
+        model_args, data_args: flags that it must fit
+
+    Raises:
+        ValueError: a checkpoint of another type of model, with parts that don't fit each other, or that the flags
+            contradict.
+    """
     with _named(name):
         model_type = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
     if model_type != HFMambaConfig.model_type:
@@ -44,7 +65,8 @@ def load_checkpoint(model_args, data_args):
     with _named(name):
         processor = HFMambaProcessor.from_pretrained(name)
         config = HFMambaConfig.from_pretrained(name)
-    overrides = _check_flags(name, config, processor, model_args, data_args)
+    _check_fit(name, config, processor, model_args, data_args)
+    overrides = {field: value for field, value in model_args.config_overrides().items() if field in _FREE_FIELDS}
     with _named(name):
         model, loaded = HFMambaForSequenceClassification.from_pretrained(
             name, scan_implementation=model_args.scan_implementation, output_loading_info=True, **overrides
@@ -60,8 +82,8 @@ def load_checkpoint(model_args, data_args):
 
 
 @contextmanager
-def _named(checkpoint):
-    """Says of whatever the libraries raise which checkpoint it is about."""
+def _named(checkpoint: str) -> Iterator[None]:
+    """Names the checkpoint in whatever error the libraries raise."""
     try:
         yield
     except (OSError, RuntimeError, TypeError, ValueError, SafetensorError, StrictDataclassError) as error:
@@ -70,10 +92,15 @@ def _named(checkpoint):
         ) from error
 
 
-def load_run(folder):
-    """Model and processor (None if it has none) of a finished run, by the code of this package."""
+def load_run(folder: str | Path) -> tuple[HFMambaModel | HFMambaForSequenceClassification, HFMambaProcessor | None]:
+    """
+    Model and processor (None if it has none) of a finished run, by the code of this package.
+
+    Raises:
+        ValueError: the folder isn't a checkpoint.
+    """
     try:
-        config = json.loads(Path(folder, "config.json").read_text("utf-8"))
+        config = read_mapping(Path(folder, "config.json"))
         classifier = HFMambaForSequenceClassification.__name__ in (config.get("architectures") or [])
         model = (HFMambaForSequenceClassification if classifier else HFMambaModel).from_pretrained(folder)
         has_processor = Path(folder, "processor_config.json").is_file()
@@ -85,15 +112,25 @@ def load_run(folder):
         ) from error
 
 
-def _check_flags(name, config, processor, model_args, data_args):
-    """Checks config, processor and flags against each other. Returns the overrides of fields without weights."""
+def _check_fit(
+    name: str,
+    config: HFMambaConfig,
+    processor: HFMambaProcessor,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+) -> None:
+    """Checks a checkpoint's config, its processor and the flags against each other."""
     size, patch_size = processor.image_processor.size["height"], processor.image_processor.patch_size
     if (size, patch_size) != (config.image_size, config.patch_size):
         raise ValueError(
             f"--model_name_or_path {name}: its processor makes images of {size} pixels in patches of {patch_size}, "
             f"but its config.json expects {config.image_size} and {config.patch_size}. Use a whole checkpoint."
         )
-    has = {"max_seq_length": processor.tokenizer.model_max_length, "vocab_size": None, "tokenizer_name": None}
+    has: dict[str, Any] = {
+        "max_seq_length": processor.tokenizer.model_max_length,
+        "vocab_size": None,
+        "tokenizer_name": None,
+    }
     has["reduce_jpeg"] = processor.image_processor.reduce_jpeg
     asked = {flag: value for flag in has if (value := getattr(data_args, flag)) is not None}
     overrides = model_args.config_overrides()
@@ -108,11 +145,10 @@ def _check_flags(name, config, processor, model_args, data_args):
                 f"--{flag} {value} doesn't fit the checkpoint {name}, {which}: leave the flag out, or train a new "
                 "model without --model_name_or_path."
             )
-    return {flag: overrides[flag] for flag in overrides.keys() & _FREE_FIELDS}
 
 
-def new_image_processor(model_args, data_args):
-    """What makes the pictures of a new model: all that can be known of it before the posts are."""
+def new_image_processor(model_args: ModelArguments, data_args: DataArguments) -> HFMambaImageProcessor:
+    """What prepares the images of a new model: all that can be known of it before the posts are."""
     config = HFMambaConfig(**model_args.config_overrides())
     return HFMambaImageProcessor(
         size={"height": config.image_size, "width": config.image_size},
@@ -121,7 +157,9 @@ def new_image_processor(model_args, data_args):
     )
 
 
-def new_processor_and_model(model_args, data_args, posts):
+def new_processor_and_model(
+    model_args: ModelArguments, data_args: DataArguments, posts: Posts
+) -> tuple[HFMambaProcessor, HFMambaForSequenceClassification]:
     """A processor whose vocabulary comes from the training split, and a model of its size with fresh weights."""
     tokenizer = new_tokenizer(data_args, posts)
     config = HFMambaConfig(
@@ -138,8 +176,13 @@ def new_processor_and_model(model_args, data_args, posts):
     return HFMambaProcessor(image_processor=image_processor, tokenizer=tokenizer), model
 
 
-def new_tokenizer(data_args, posts):
-    """The one that --tokenizer_name names, or one of a vocabulary from the training texts."""
+def new_tokenizer(data_args: DataArguments, posts: Posts) -> PreTrainedTokenizerBase:
+    """
+    The tokenizer that --tokenizer_name names, or one with a vocabulary from the training texts.
+
+    Raises:
+        ValueError: --tokenizer_name can't be loaded, or has no padding token.
+    """
     max_length = data_args.max_seq_length or DEFAULT_MAX_SEQ_LENGTH
     name = data_args.tokenizer_name
     if name is None:
@@ -158,13 +201,13 @@ def new_tokenizer(data_args, posts):
     return tokenizer
 
 
-def problem_type_of(config):
-    """A checkpoint's; of one that doesn't say, transformers' own rule."""
+def problem_type_of(config: HFMambaConfig) -> str:
+    """The problem type in a checkpoint's config; where it has none, transformers' own rule."""
     return config.problem_type or (REGRESSION if config.num_labels == 1 else SINGLE)
 
 
-def baseline_of_checkpoint(checkpoint, problem_type, label_names):
-    """The baseline of a checkpoint's training, as its results say; None if they don't."""
+def baseline_of_checkpoint(checkpoint: str, problem_type: str, label_names: list[str]) -> Any:
+    """The baseline of a checkpoint's training, as its results name it; None if they don't."""
     path = Path(checkpoint) / RESULTS_FILE
-    told = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    return read_baseline(told.get(BASELINE_KEYS[problem_type]), problem_type, label_names)
+    results = read_mapping(path) if path.is_file() else {}
+    return read_baseline(results.get(BASELINE_KEYS[problem_type]), problem_type, label_names)

@@ -6,89 +6,67 @@ are in the same fold: a repeated tweet in training and test would be known by he
 of all folds are put together, every post once, and scored as one.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from accelerate.utils import broadcast_object_list
 
+from ..data.arguments import DataArguments
 from ..evaluation.bootstrap import LEVEL, RESAMPLES
 from ..evaluation.metrics import metrics_for
 from ..evaluation.predictions import join_predictions, read_predictions
-from .seeds import read_results, run_group, write_summary
+from ..support.processes import on_main_process
+from .arguments import ClassificationTrainingArguments
+from .seeds import RunRecipe, read_results, run_group, write_summary
 
 
 FOLDS_RECIPE_FILE = "folds_recipe.yaml"
 FOLDS_RESULTS_FILE = "folds_results.json"
 
 
-def check_folds(training_args, data_args):
-    """
-    Raises:
-        ValueError: --folds or --fold that can't be, or beside flags that they exclude.
-    """
-    folds, fold = data_args.folds, data_args.fold
-    if folds is None:
-        if fold is not None:
-            raise ValueError(f"--fold {fold} is one of several: give --folds, how many there are, too.")
-        return
-    if folds < 2:
-        raise ValueError(f"--folds {folds}: give 2 or more, or leave it out.")
-    if fold is not None and not 1 <= fold <= folds:
-        raise ValueError(f"--fold {fold}: give 1 to {folds} (--folds), or leave it out to run all of them.")
-    for flag in ("validation_file", "test_file"):
-        if getattr(data_args, flag) is not None:
-            raise ValueError(f"--folds deals the training posts alone: leave out --{flag}, or --folds.")
-    if data_args.test_split > 0:
-        raise ValueError("--folds tests on every training post once: leave out --test_split, or --folds.")
-    if data_args.streaming:
-        raise ValueError("--folds needs all posts at once: leave out --streaming.")
-    if fold is not None:
-        return
-    for flag in ("seeds", "search_trials"):
-        if getattr(training_args, flag) is not None:
-            raise ValueError(f"--folds and --{flag} exclude each other: leave one of them out.")
-    if not (training_args.do_train and training_args.do_predict):
-        raise ValueError("--folds trains and predicts in each fold: give --do_train and --do_predict.")
-    if training_args.push_to_hub:
-        raise ValueError("--push_to_hub shares one model: leave it out with --folds.")
-
-
-def run_folds(run, training_args, data_args, recipe):
+def run_folds(
+    run_recipe: RunRecipe,
+    training_args: ClassificationTrainingArguments,
+    data_args: DataArguments,
+    recipe: dict[str, Any],
+) -> dict[str, dict[str, Any]]:
     """
     Runs the folds that aren't finished yet, and summarises all.
 
     Args:
-        run: runs a command line, a list of flags
-        training_args: read: output_dir, overwrite_output_dir, process_index, seed, predictions_format
+        run_recipe: runs a recipe
+        training_args: read: output_dir, overwrite_output_dir, seed, predictions_format
         data_args: read: folds
         recipe: the effective recipe of the command
 
     Returns:
         as `run_seeds`, and under "pooled" the metrics of all folds' predictions together, with intervals
     """
-    folder = Path(training_args.output_dir)
-    recipes = {fold: _recipe_of_fold(recipe, fold, folder) for fold in range(1, data_args.folds + 1)}
-    run_group(run, training_args, recipe, recipes, what="Fold", recipe_file=FOLDS_RECIPE_FILE)
-    found = [None]
-    if training_args.process_index == 0:  # only it has seen all written
+    folder, number = Path(training_args.output_dir), data_args.folds or 0
+    recipes = {fold: _recipe_of_fold(recipe, fold, folder) for fold in range(1, number + 1)}
+    run_group(run_recipe, training_args, recipe, recipes, what="Fold", recipe_file=FOLDS_RECIPE_FILE)
+
+    def summarise() -> dict[str, dict[str, Any]]:
         pooled = _pool(folder, recipes, training_args)
         statistics = read_results(recipes)
-        path = folder / FOLDS_RESULTS_FILE
-        write_summary(
-            path, {"folds": data_args.folds, **statistics, "pooled": pooled}, statistics, f"{len(recipes)} folds"
-        )
+        written = {"folds": number, **statistics, "pooled": pooled}
+        write_summary(folder / FOLDS_RESULTS_FILE, written, statistics, f"{number} folds")
         print(_in_words(pooled))
-        found = [{**statistics, "pooled": pooled}]
-    return broadcast_object_list(found)[0]
+        return {**statistics, "pooled": pooled}
+
+    return on_main_process(summarise)  # only it has seen all written
 
 
-def _recipe_of_fold(recipe, fold, folder):
+def _recipe_of_fold(recipe: Mapping[str, Any], fold: int, folder: Path) -> dict[str, Any]:
     """The recipe of one fold's run."""
     split_seed = recipe.get("split_seed", recipe["seed"])
-    return recipe | {"fold": fold, "split_seed": split_seed, "output_dir": str(folder / f"fold-{fold}")}
+    return {**recipe, "fold": fold, "split_seed": split_seed, "output_dir": str(folder / f"fold-{fold}")}
 
 
-def _pool(folder, recipes, training_args):
+def _pool(
+    folder: Path, recipes: Mapping[int, Mapping[str, Any]], training_args: ClassificationTrainingArguments
+) -> dict[str, Any]:
     """Writes the predictions of all folds as one file, and scores them."""
     name = f"predictions.{training_args.predictions_format}"
     paths = [Path(recipe["output_dir"]) / name for recipe in recipes.values()]
@@ -105,11 +83,11 @@ def _pool(folder, recipes, training_args):
     return scores | {"intervals": {"method": "percentile bootstrap over posts", **intervals}}
 
 
-def _in_words(pooled):
+def _in_words(pooled: Mapping[str, Any]) -> str:
     """The pooled metrics that have an interval, in a line."""
-    told = [
+    intervals = [
         f"{name} {value:.4f} ({pooled[f'{name}_low']:.4f} to {pooled[f'{name}_high']:.4f})"
         for name, value in pooled.items()
         if f"{name}_low" in pooled
     ]
-    return f"All {pooled['num_posts']:,} posts, each predicted once, with 95 % intervals: {', '.join(told)}."
+    return f"All {pooled['num_posts']:,} posts, each predicted once, with 95 % intervals: {', '.join(intervals)}."

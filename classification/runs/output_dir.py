@@ -1,13 +1,12 @@
 """The output folder of a run: is it fresh, unfinished or finished, and what may be written into it."""
 
-import json
 import logging
 import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
-import yaml
-
-from ..support.files import PACKAGE_FOLDER
+from ..support.files import PACKAGE_FOLDER, read_mapping, write_json, write_yaml
 from ..support.run_files import (
     AUDIT_FILES,
     AUDIT_JSON,
@@ -20,6 +19,7 @@ from ..support.run_files import (
     TEST_FILE,
     VALIDATION_FILE,
 )
+from .arguments import ClassificationTrainingArguments
 
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,9 @@ _HARMLESS = {
 }
 
 
-def check_output_dir(training_args, model_name_or_path, recipe):
+def check_output_dir(
+    training_args: ClassificationTrainingArguments, model_name_or_path: str | None, recipe: Mapping[str, Any]
+) -> str | None:
     """
     Decides how a command meets its output folder, without changing anything in it.
 
@@ -114,15 +116,20 @@ def check_output_dir(training_args, model_name_or_path, recipe):
     return None
 
 
-def _hides_the_package(folder):
+def _hides_the_package(folder: Path) -> bool:
     """
-    A folder of the package's name in the working directory, without an __init__.py: Python prefers it to a package
-    that an editable install maps to a folder of another name, but not to one that was copied into site-packages.
+    Is it a folder of the package's name in the working directory? Without an __init__.py in it, Python prefers it to a
+    package that an editable install maps to a folder of another name, but not to one copied into site-packages.
     """
     return folder.resolve() == Path.cwd() / PACKAGE and PACKAGE_FOLDER.name != PACKAGE
 
 
-def open_group(training_args, recipe, recipe_file, harmless):
+def open_group(
+    training_args: ClassificationTrainingArguments,
+    recipe: Mapping[str, Any],
+    recipe_file: str,
+    harmless: Collection[str],
+) -> None:
     """
     Decides whether several runs of one command may use the output folder, and writes their recipe into it.
 
@@ -148,10 +155,10 @@ def open_group(training_args, recipe, recipe_file, harmless):
             "--overwrite_output_dir to start over."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), "utf-8")
+    write_yaml(path, recipe)
 
 
-def start_run(training_args, recipe):
+def start_run(training_args: ClassificationTrainingArguments, recipe: Mapping[str, Any]) -> None:
     """Deletes what an earlier run left if that was asked, and writes the recipe: the folder now holds this run."""
     folder = Path(training_args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -162,10 +169,23 @@ def start_run(training_args, recipe):
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-    (folder / RECIPE_FILE).write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), "utf-8")
+    write_yaml(folder / RECIPE_FILE, recipe)
 
 
-def _check_results(folder, training_args, checkpoint):
+def write_results(folder: str | Path, metrics_of_split: Mapping[str, Mapping[str, Any]]) -> None:
+    """
+    Writes all_results.json, which marks a run as finished: {"test_accuracy": 0.9, ...}. What an earlier command
+    measured on other splits stays.
+    """
+    path = Path(folder) / RESULTS_FILE
+    results = read_mapping(path) if path.is_file() else {}
+    for split, metrics in metrics_of_split.items():
+        for name, value in metrics.items():
+            results[name if name.startswith(f"{split}_") else f"{split}_{name}"] = value
+    write_json(path, results, indent=4, sort_keys=True)
+
+
+def _check_results(folder: Path, training_args: ClassificationTrainingArguments, checkpoint: str | None) -> None:
     """Evaluation and prediction write into no unfinished run, and over no earlier result unless asked."""
     if (folder / RECIPE_FILE).is_file() and not (folder / RESULTS_FILE).is_file():
         raise ValueError(f"--output_dir {folder} holds an unfinished training run: give another --output_dir.")
@@ -173,7 +193,8 @@ def _check_results(folder, training_args, checkpoint):
     written += [VALIDATION_FILE] if training_args.do_eval else []
     written += [TEST_FILE, *PREDICTIONS_FILES] if training_args.do_predict else []
     # only predicting in the checkpoint's own folder, its calibration is read and stays
-    if training_args.calibrate and (training_args.do_eval or Path(checkpoint).resolve() != folder.resolve()):
+    in_own_folder = checkpoint is not None and Path(checkpoint).resolve() == folder.resolve()
+    if training_args.calibrate and (training_args.do_eval or not in_own_folder):
         written.append(CALIBRATION_FILE)
     there = [name for name in written if (folder / name).exists()]
     if there and not training_args.overwrite_output_dir:
@@ -183,7 +204,7 @@ def _check_results(folder, training_args, checkpoint):
         )
 
 
-def _checkpoint_to_resume(folder, recipe):
+def _checkpoint_to_resume(folder: Path, recipe: Mapping[str, Any]) -> str | None:
     """The last whole checkpoint of an unfinished run of the same recipe in `folder`, None if it has none yet."""
     start_over = "--overwrite_output_dir to delete that run and start over, or another --output_dir."
     if (folder / RESULTS_FILE).is_file():
@@ -201,12 +222,12 @@ def _checkpoint_to_resume(folder, recipe):
     return checkpoint
 
 
-def differing_flags(path, recipe, harmless=()):
+def differing_flags(path: str | Path, recipe: Mapping[str, Any], harmless: Collection[str] = ()) -> str:
     """
     What of a recipe that an earlier command left in `path` differs from the recipe now, in words; empty if nothing
     does that changes what comes out. `harmless` names flags that may differ besides those that always may.
     """
-    earlier = yaml.safe_load(Path(path).read_text("utf-8")) or {}
+    earlier = read_mapping(path, "Recipe")
     return "; ".join(
         f"{name}={earlier.get(name)!r} then, {recipe.get(name)!r} now"
         for name in sorted({*earlier, *recipe} - _HARMLESS - {*harmless})
@@ -214,13 +235,13 @@ def differing_flags(path, recipe, harmless=()):
     )
 
 
-def _last_whole_checkpoint(folder):
+def _last_whole_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that was written to its end: trainer_state.json is the last file Trainer writes."""
     checkpoints = [path for path in folder.glob("checkpoint-*") if path.name.partition("-")[2].isdigit()]
     for path in sorted(checkpoints, key=lambda path: int(path.name.partition("-")[2]), reverse=True):
         try:
-            json.loads((path / "trainer_state.json").read_text("utf-8"))
+            read_mapping(path / "trainer_state.json")
             return str(path)
         except (OSError, ValueError):
-            logger.warning(f"{path} was not written to its end and is passed over.")
+            logger.warning(f"{path} was not written to its end and is skipped.")
     return None

@@ -10,24 +10,29 @@ range of whole numbers.
 """
 
 import dataclasses
-import difflib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from ...configuration_hf_mamba import HFMambaConfig
+from ..support.files import read_mapping
+from ..support.messages import did_you_mean, one_line
 from .arguments import CONFIG_FIELDS, ClassificationTrainingArguments
 
 
-DEFAULT_SPACE = {
+Space = dict[str, Any]  # flag -> {"low": ..., "high": ..., "log": bool} or a list of choices
+
+DEFAULT_SPACE: Space = {
     "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
     "weight_decay": {"low": 1e-3, "high": 0.3, "log": True},
     "hidden_dropout": {"low": 0.0, "high": 0.5},
     "classifier_dropout": {"low": 0.0, "high": 0.5},
     "pooling": ["mean_max", "mean", "max"],
 }
-_HAS_WEIGHTS = ("pooling",)  # of the above, what a loaded checkpoint has settled
+_HAS_WEIGHTS = ("pooling",)  # of the above, what a loaded checkpoint has decided
 
 # Flags that change how a model is made and trained, and neither the validation posts nor what is measured on them.
 SEARCHABLE = (
@@ -41,7 +46,7 @@ SEARCHABLE = (
 _CHANGE_THE_LOSS = ("label_smoothing", "label_smoothing_factor", "class_weights")
 
 
-def read_space(given, *, from_checkpoint, metric):
+def read_space(given: Space | str | None, *, from_checkpoint: bool, metric: str | None) -> Space:
     """
     The space to search.
 
@@ -51,7 +56,7 @@ def read_space(given, *, from_checkpoint, metric):
         metric: --metric_for_best_model
 
     Returns:
-        {flag: {"low": ..., "high": ..., "log": bool} or list of choices}
+        the space, with numbers for what YAML takes for words (1e-4)
 
     Raises:
         FileNotFoundError, ValueError: names the file, the flag, what was found and what would be right.
@@ -64,27 +69,27 @@ def read_space(given, *, from_checkpoint, metric):
         given = _read(given, where)
     if not isinstance(given, dict) or not given:
         raise ValueError(f"{where} holds no flags: write `learning_rate: {{low: 1.0e-4, high: 1.0e-2, log: true}}`.")
-    searchable = [*SEARCHABLE, *(_CHANGE_THE_LOSS if metric.removeprefix("eval_") != "loss" else [])]
+    searchable = [*SEARCHABLE, *(_CHANGE_THE_LOSS if (metric or "").removeprefix("eval_") != "loss" else [])]
     for name in given:
         if name not in searchable:
-            close = difflib.get_close_matches(str(name), searchable, n=1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"These can: {', '.join(searchable)}."
-            raise ValueError(f"{where}: {name!r} can't be searched. {hint}")
+            hint = did_you_mean(name, searchable, otherwise=f" These can: {', '.join(searchable)}.")
+            raise ValueError(f"{where}: {name!r} can't be searched.{hint}")
     return {name: _checked(f"{where}, {name}", what) for name, what in given.items()}
 
 
-def _read(given, where):
+def _read(given: str, where: str) -> Any:
     """A JSON object, which is how a recipe's section arrives, or what a file holds."""
-    is_object = given.lstrip().startswith("{")
-    if not is_object and not Path(given).is_file():
-        raise FileNotFoundError(f"{where}: there is no such file, and it is no JSON object either.")
-    try:
-        return yaml.safe_load(given if is_object else Path(given).read_text("utf-8"))  # YAML contains JSON
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{where} can't be read: {' '.join(str(error).split())}") from None
+    if given.lstrip().startswith("{"):
+        try:
+            return yaml.safe_load(given)  # YAML contains JSON
+        except yaml.YAMLError as error:
+            raise ValueError(f"{where} can't be read: {one_line(error)}") from None
+    if not Path(given).is_file():
+        raise FileNotFoundError(f"{where}: there is no such file, and it isn't a JSON object either.")
+    return read_mapping(given, "--search_space")
 
 
-def _checked(where, what):
+def _checked(where: str, what: Any) -> dict[str, Any] | list[Any]:
     """A range or choices, with numbers for what YAML takes for words (1e-4)."""
     if isinstance(what, list):
         choices = [_number(choice) for choice in what]
@@ -101,14 +106,14 @@ def _checked(where, what):
     return {"low": low, "high": high, "log": log}
 
 
-def _number(value):
+def _number(value: Any) -> Any:
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
         return value
 
 
-def suggest(trial, space):
+def suggest(trial: Any, space: Space) -> dict[str, Any]:
     """The values that an optuna trial takes, {flag: value}."""
     values = {}
     for name, what in space.items():
@@ -121,16 +126,18 @@ def suggest(trial, space):
     return values
 
 
-def values_of(recipe, space):
+def values_of(recipe: Mapping[str, Any], space: Space) -> dict[str, Any] | None:
     """The recipe's own values of the flags in `space`, or None if one of them lies outside."""
     # A loaded checkpoint has its own config
-    classes = [ClassificationTrainingArguments] + ([] if "model_name_or_path" in recipe else [HFMambaConfig])
+    classes: list[Any] = [ClassificationTrainingArguments] + (
+        [] if "model_name_or_path" in recipe else [HFMambaConfig]
+    )
     defaults = {f.name: f.default for cls in classes for f in dataclasses.fields(cls)}
     values = {name: recipe.get(name, defaults.get(name)) for name in space}
     return values if all(_lies_in(values[name], what) for name, what in space.items()) else None
 
 
-def _lies_in(value, what):
+def _lies_in(value: Any, what: Any) -> bool:
     if isinstance(what, list):
         return value in what
     whole = type(what["low"]) is type(what["high"]) is int

@@ -3,22 +3,15 @@
 from importlib.util import find_spec
 
 
-def require(package, extra, flag):
+def install_command(extra: str) -> str:
+    """How to get an extra of pyproject.toml, for messages and help texts."""
+    return f'pip install "hf-mamba[{extra}]" (in a checkout: pip install -e ".[{extra}]")'
+
+
+def require(package: str, extra: str, flag: str) -> None:
     """
     Raises:
         ValueError: `package` is not installed; names the extra of pyproject.toml and the flag that needs it.
     """
     if find_spec(package) is None:
-        raise ValueError(f'{flag} needs {package}, which is not installed: pip install "hf-mamba[{extra}]".')
-
-
-def check_trackers(report_to):
-    """
-    Args:
-        report_to: TrainingArguments.report_to, a list of names
-
-    Raises:
-        ValueError: TensorBoard is asked for but not installed.
-    """
-    if "tensorboard" in report_to:
-        require("tensorboard", "tensorboard", "--report_to tensorboard")
+        raise ValueError(f"{flag} needs {package}, which is not installed: {install_command(extra)}.")

@@ -26,36 +26,6 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 
-def check_early_stopping(training_args: "ClassificationTrainingArguments") -> None:
-    """
-    Refuses flags that training could not stop early by.
-
-    Args:
-        training_args: ClassificationTrainingArguments
-
-    Raises:
-        ValueError: names the flag that is missing or can't be.
-    """
-    patience, threshold = training_args.early_stopping_patience, training_args.early_stopping_threshold
-    if threshold < 0:
-        raise ValueError(f"--early_stopping_threshold {threshold}: give 0 or more, the least that counts as better.")
-    if patience is None:
-        if threshold:
-            raise ValueError("--early_stopping_threshold needs --early_stopping_patience: give that too.")
-        return
-    if patience < 1:
-        raise ValueError(f"--early_stopping_patience {patience}: give 1 or more evaluations, or leave it out.")
-    if not training_args.do_train:
-        return
-    flag = f"--early_stopping_patience {patience}"
-    if training_args.eval_strategy == "no":
-        raise ValueError(f"{flag} needs evaluations while training: give --eval_strategy epoch or steps.")
-    if not training_args.load_best_model_at_end:
-        raise ValueError(
-            f"{flag} needs --load_best_model_at_end: else the run would end with a model that isn't best."
-        )
-
-
 def training_callbacks(training_args: "ClassificationTrainingArguments") -> list[TrainerCallback]:
     """Callbacks for Trainer: EarlyStopping where it was asked for, and BestEpoch."""
     patience, threshold = training_args.early_stopping_patience, training_args.early_stopping_threshold

@@ -273,5 +273,5 @@ def test_what_a_baseline_cannot_honour_is_refused(name, flags, said, posts, pret
 
 def test_a_recipe_of_a_baseline_is_none_of_the_models(posts, tmp_path):
     baseline(posts, "majority", tmp_path / "out")
-    with pytest.raises(ValueError, match="'baseline' is no flag"):
+    with pytest.raises(ValueError, match="'baseline' isn't a flag"):
         run_classification.main([str(tmp_path / "out" / "recipe.yaml"), "--output_dir", str(tmp_path / "other")])

@@ -14,7 +14,7 @@ from running import SMALL, without_numba
 from hf_mamba import run_classification
 from hf_mamba.classification.data.sets.builtin import write_builtin_posts
 from hf_mamba.classification.prepare import DATA_SETS
-from hf_mamba.classification.runs.arguments import all_flags, find_recipe, parse_arguments
+from hf_mamba.classification.runs.recipes import all_flags, find_recipe, parse_arguments
 
 
 ROOT = Path(run_classification.__file__).parent

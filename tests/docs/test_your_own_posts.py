@@ -18,7 +18,7 @@ from running import SMALL, without_numba
 
 from hf_mamba import run_classification
 from hf_mamba.classification import share
-from hf_mamba.classification.runs.arguments import all_flags
+from hf_mamba.classification.runs.recipes import all_flags
 from hf_mamba.classification.runs.search_space import read_space
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 from running import SMALL
 
 from hf_mamba import run_classification
-from hf_mamba.classification.reporting.model_card import shareable_recipe
 from hf_mamba.classification.reporting.tables import SHOWN
+from hf_mamba.classification.runs.recipes import shareable_recipe
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from record import main
 from scipy import stats
 
 from hf_mamba import HFMambaConfig, HFMambaForSequenceClassification
-from hf_mamba.classification.runs.arguments import parse_arguments
+from hf_mamba.classification.runs.recipes import parse_arguments
 
 
 ROWS = """\

@@ -6,7 +6,8 @@ import shutil
 import pytest
 from running import SMALL, refused
 
-from hf_mamba import run_classification
+from hf_mamba.classification.runs.checkpoints import load_checkpoint
+from hf_mamba.classification.runs.recipes import parse_arguments
 
 
 def damage_config(folder, **fields):
@@ -39,8 +40,8 @@ def test_a_damaged_checkpoint_is_named(damage, parts, finished, folder, tmp_path
 def test_dropout_may_differ_from_the_checkpoint(finished, folder, tmp_path):
     argv = ["--model_name_or_path", finished[0], "--hidden_dropout", 0.3, "--scan_implementation", "reference"]
     flags = [flag for flag in SMALL if flag.split("=")[0] not in ("--max_seq_length", "--vocab_size")]
-    model_args, data_args, _, _ = run_classification.parse_arguments([*map(str, argv), *flags])
-    _, model = run_classification.load_checkpoint(model_args, data_args)
+    model_args, data_args, _, _ = parse_arguments([*map(str, argv), *flags])
+    _, model = load_checkpoint(model_args.model_name_or_path, model_args, data_args)
     assert model.config.hidden_dropout == 0.3
     assert model.model.text_stack.layers[0].mixer.ssm.scan_implementation == "reference"
 

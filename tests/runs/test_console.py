@@ -9,7 +9,7 @@ from running import SMALL
 
 from hf_mamba import run_classification
 from hf_mamba.classification import compare, console, share
-from hf_mamba.classification.runs.arguments import all_flags, own_recipes, parse_arguments
+from hf_mamba.classification.runs.recipes import all_flags, own_recipes, parse_arguments
 
 
 HELP = [["--help"], *([verb, "--help"] for verb in ("train", "evaluate", "predict", "audit"))]

@@ -9,7 +9,7 @@ from documented import make_image, write_jsonl
 
 from hf_mamba import run_classification
 from hf_mamba.classification.data.sets.builtin import write_builtin_posts
-from hf_mamba.classification.runs.arguments import RECIPES_FOLDER, find_recipe, own_recipes, read_recipe
+from hf_mamba.classification.runs.recipes import RECIPES_FOLDER, find_recipe, own_recipes, read_recipe
 
 
 pytestmark = pytest.mark.usefixtures("quick_collections")

@@ -270,7 +270,7 @@ def test_a_recipe_inherits_and_flags_win(folder, tmp_path):
     ("text", "parts"),
     [
         ("hidden_size: 64.0", ["--hidden_size", "'64.0'"]),
-        ("hiden_size: 3", ["'hiden_size' is no flag", "Did you mean 'hidden_size'?"]),
+        ("hiden_size: 3", ["'hiden_size' isn't a flag", "Did you mean 'hidden_size'?"]),
         ("- a\n- b", ["holds a list"]),
         ("a: [", ["can't be read"]),
         ("base: nowhere.yaml", ["nowhere.yaml"]),
