@@ -138,6 +138,18 @@ def to_8_bit(values: np.ndarray) -> np.ndarray:
 # Pixels to patches
 
 
+def floats_to_rgb(array: np.ndarray) -> np.ndarray:
+    """(h, w, c) of floats: grey is repeated, RGBA of 0..1 laid over white, any other number of channels left."""
+    if array.shape[-1] == 1:
+        return np.repeat(array, 3, axis=-1)
+    if array.shape[-1] == 4:
+        if array.min() < 0 or array.max() > 1:
+            raise ValueError(f"RGBA of floats must lie within 0..1, not {array.min()}..{array.max()}")
+        colour, alpha = array[..., :3], array[..., 3:]
+        return (alpha * colour + (1 - alpha)).astype(array.dtype)
+    return array
+
+
 def check_grid(size, patch_size) -> None:
     """Raise a ValueError unless `size` is a square that patches of `patch_size` fill exactly."""
     if not isinstance(patch_size, int) or patch_size < 1:

@@ -30,6 +30,7 @@ from .image_patches import (
     ImageSource,
     check_grid,
     cut_into_patches,
+    floats_to_rgb,
     read_image,
     resize,
     scale_patches,
@@ -172,7 +173,7 @@ class HFMambaImageProcessor(PilBackend):
         if array.dtype == np.uint8 and array.shape[-1] in (1, 3, 4):
             array = np.ascontiguousarray(array[:, :, 0] if array.shape[-1] == 1 else array)
             return to_rgb(Image.fromarray(array))
-        return self.convert_to_rgb(array, input_data_format=ChannelDimension.LAST)
+        return floats_to_rgb(array)
 
     def _preprocess(
         self, images, size, patch_size, do_rescale, do_normalize, image_mean, image_std, return_tensors, **kwargs
@@ -233,6 +234,12 @@ def _align_posts(text, images) -> tuple[list[str | None], list[list]]:
     return texts, posts
 
 
+class HFMambaProcessorKwargs(ProcessingKwargs, total=False):
+    """How texts are tokenized by default; only `_defaults` is read by every transformers since 5.10."""
+
+    _defaults = {"text_kwargs": {"padding": True, "truncation": True}}
+
+
 class HFMambaProcessor(ProcessorMixin):
     """Posts, each a text, images or both, to the tensors listed at the top of this file.
 
@@ -242,7 +249,7 @@ class HFMambaProcessor(ProcessorMixin):
 
     _auto_class = "AutoProcessor"
     unused_input_names = ["token_type_ids"]
-    text_kwargs = {"padding": True, "truncation": True}
+    valid_processor_kwargs = HFMambaProcessorKwargs
 
     def __init__(self, image_processor=None, tokenizer=None, **kwargs):
         super().__init__(HFMambaImageProcessor() if image_processor is None else image_processor, tokenizer, **kwargs)
@@ -261,7 +268,7 @@ class HFMambaProcessor(ProcessorMixin):
         self,
         images: ImageInput | list | None = None,
         text: str | list[str | None] | None = None,
-        **kwargs: Unpack[ProcessingKwargs],
+        **kwargs: Unpack[HFMambaProcessorKwargs],
     ) -> BatchFeature:
         """Process one post or a batch of posts.
 
@@ -275,7 +282,7 @@ class HFMambaProcessor(ProcessorMixin):
             ValueError: counts differ, an image is unreadable, or a post (named by row) has no image and no text token.
         """
         texts, posts = _align_posts(text, images)
-        merged = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        merged = self._merge_kwargs(HFMambaProcessorKwargs, self.tokenizer.init_kwargs, **kwargs)
         return_tensors = merged["text_kwargs"].pop("return_tensors", None)
         tokens, has_text = self._encode_texts(texts, merged["text_kwargs"])
         empty = [row for row, post in enumerate(posts) if not post and not has_text[row]]

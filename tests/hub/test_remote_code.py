@@ -53,8 +53,8 @@ PRELUDE = f"""
 import json, sys
 from pathlib import Path
 import torch
-from transformers import AutoImageProcessor, AutoModel, AutoModelForSequenceClassification
-from transformers import AutoProcessor, AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoProcessor, AutoTokenizer
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # below 5.18 else only with torchvision
 
 TEXT = {TEXT!r}
 

@@ -20,7 +20,7 @@ from hf_mamba import HFMambaConfig
         ("backbone", "lstm", "'mamba', 'self_attention', 'transformer'"),
         ("gating", "times", "'multiply', 'add'"),
         ("segment_embeddings", "zeros", "'learned', 'none'"),
-        ("problem_type", "regresion", "'multi_label_classification', 'regression', None"),
+        ("problem_type", "regresion", "'multi_label_classification'"),
         ("hidden_size", 63, "62 or 64"),
         ("hidden_size", 0, "1 or more"),
         ("hidden_size", "64", "expected int"),

@@ -49,7 +49,8 @@ REMOTE = """
 import sys
 sys.modules["hf_mamba"] = None  # importing the package raises ImportError, as where it is not installed
 import torch
-from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+from transformers import AutoProcessor, AutoTokenizer
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # below 5.18 else only with torchvision
 
 folder, picture, saved_again, results = sys.argv[1:]
 text = ["A great day", None]
