@@ -3,18 +3,25 @@
 # requires-python = ">=3.11"
 # dependencies = [
 #     "torch>=2.11",
-#     "transformers>=5.23,<6",
+#     "transformers>=5.10,<6",
 #     "datasets>=5.0",
 #     "accelerate>=1.10",
 #     "evaluate>=0.4.6",
 #     "filelock>=3.12",
-#     "huggingface_hub>=2.0",
-#     "tokenizers>=0.22",
-#     "numpy>=1.26",
+#     "huggingface_hub>=1.31",
+#     "jinja2>=3.1",
+#     "llvmlite>=0.44",
 #     "numba>=0.61",
-#     "pillow>=11,<13",
+#     "numpy>=1.26",
+#     "packaging>=23.2",
+#     "pillow>=11",
+#     "pyarrow>=21",
 #     "pyyaml>=6",
+#     "safetensors>=0.4.3",
 #     "scikit-learn>=1.5",
+#     "scipy>=1.13",
+#     "tokenizers>=0.22",
+#     "tqdm>=4.67",
 # ]
 # ///
 """
