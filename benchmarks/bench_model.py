@@ -16,14 +16,12 @@ graphs.
 """
 
 import argparse
-import statistics
-import time
 
 import torch
 import transformers
+from measuring import interleaved_medians, peak_mebibytes, processor_clock, wall_clock
 from torch import nn
 from torch.nn import functional as F
-from torch.profiler import ProfilerActivity, profile
 from transformers.models.mamba.modeling_mamba import MambaBlock, MambaConfig
 from transformers.utils.import_utils import is_mambapy_available
 
@@ -94,7 +92,10 @@ class _Ignored(torch.autograd.Function):
 
 
 def remove_scan():
-    """Lets "reference", which nobody times, stand for no scan."""
+    """
+    Lets "reference", which nobody times, stand for no scan. The model offers no such choice, so its function is
+    replaced.
+    """
 
     def scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, scan_implementation):
         if scan_implementation != "reference":
@@ -106,60 +107,61 @@ def remove_scan():
     modeling_hf_mamba.selective_scan = scan
 
 
-def build(name):
+def build(name, device):
     """The paper's model of one kind of block."""
     torch.manual_seed(0)
     config = HFMambaConfig(**WITHOUT_DROPOUT)
     model = HFMambaForSequenceClassification(config)
     for stack in (model.model.text_stack, model.model.image_stack, model.model.fusion_stack):
         stack.layers = nn.ModuleList(BLOCKS[name](config) for _ in stack.layers)
-    model = model.to(settings.device)
+    model = model.to(device)
     return torch.compile(model, mode="reduce-overhead", fullgraph=True) if name.endswith("compiled") else model
 
 
-def make_batch(batch_size, with_image=True):
+def make_batch(batch_size, device, with_image=True):
     torch.manual_seed(1)
     batch = {"input_ids": torch.randint(2, 8000, (batch_size, NUM_TOKENS)), "labels": torch.arange(batch_size) % 2}
     batch |= {"pixel_values": torch.randn(batch_size, NUM_PATCHES, 768)} if with_image else {}
-    return {name: x.to(settings.device) for name, x in batch.items()}
+    return {name: x.to(device) for name, x in batch.items()}
 
 
-def autocast():
-    return torch.autocast(settings.device, torch.bfloat16, enabled=settings.bf16)
+def autocast(args):
+    """Of --bf16."""
+    return torch.autocast(args.device, torch.bfloat16, enabled=args.bf16)
 
 
-def forward_of(model, batch):
+def forward_of(model, batch, args):
     model.eval()
 
     @torch.inference_mode()
     def run():
-        with autocast():
+        with autocast(args):
             model(**batch)
 
     return run
 
 
-def gradients_of(model, batch):
+def gradients_of(model, batch, args):
     """Forward and backward."""
     model.train()
 
     def run():
         model.zero_grad()
-        with autocast():
+        with autocast(args):
             loss = model(**batch).loss
         loss.backward()
 
     return run
 
 
-def step_of(model, batch):
+def step_of(model, batch, args):
     """Forward, backward and AdamW."""
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), fused=settings.device == "cuda")
+    optimizer = torch.optim.AdamW(model.parameters(), fused=args.device == "cuda")
 
     def run():
         optimizer.zero_grad()
-        with autocast():
+        with autocast(args):
             loss = model(**batch).loss
         loss.backward()
         optimizer.step()
@@ -167,80 +169,53 @@ def step_of(model, batch):
     return run
 
 
-def medians(functions, repeats):
-    """Median milliseconds of each, taking turns; the first round warms up."""
-    times = {name: [] for name in functions}
-    for repeat in range(repeats + 1):
-        for name, function in functions.items():
-            start = clock()
-            function()
-            if repeat:
-                times[name].append((clock() - start) * 1e3)
-    return {name: statistics.median(values) for name, values in times.items()}
+def print_table(what, names, make, batch, args, models=None, repeats=None):
+    """
+    Prints a row for each kind of block.
 
-
-def peak_mebibytes(function):
-    """What torch's allocator held at once beyond what it held before."""
-    if settings.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        function()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        function()
-    held = peak = 0
-    for event in profiler.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak / 2**20
-
-
-def print_table(what, names, make, batch, repeats, build=build):
-    models = {name: build(name) for name in names}
-    functions = {name: make(model, batch) for name, model in models.items()}
-    median = medians(functions, repeats)
+    Args:
+        what: the first cell
+        names: of BLOCKS; the first is what the others are compared with
+        make: from a model, `batch` and `args`, the function that is timed
+        args: the flags
+        models: by name; default: the paper's model of each kind of block
+        repeats: default: of the flags
+    """
+    models = models or {name: build(name, args.device) for name in names}
+    functions = {name: make(models[name], batch, args) for name in names}
+    clock = processor_clock if args.cpu_time else wall_clock
+    median = interleaved_medians(functions, repeats or args.repeats, clock)
     for name in names:
         parameters = sum(p.numel() for p in models[name].parameters())
         cells = [what, name, f"{median[name]:.1f}", f"{median[name] / median[names[0]]:.2f}", f"{parameters:,}"]
         # a CUDA graph's memory is its own, and taken once
-        peak = "-" if name.endswith("compiled") else f"{peak_mebibytes(functions[name]):.0f}"
+        peak = "-" if name.endswith("compiled") else f"{peak_mebibytes(functions[name], args.device):.0f}"
         print(f"| {' | '.join(cells)} | {peak} |", flush=True)
 
 
-def compare_lengths(names, repeats):
+def compare_lengths(names, args):
     """Forward and backward of one block at batch 1."""
     config = HFMambaConfig(**WITHOUT_DROPOUT)
 
-    def make(block, x):
+    def make(block, x, args):
         mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
 
         def run():
             block.zero_grad()
-            with autocast():
+            with autocast(args):
                 loss = block(x, mask).square().mean()
             loss.backward()
 
         return run
 
-    on_gpu = settings.device == "cuda"
+    on_gpu = args.device == "cuda"
     lengths = (324, 1024, 4096, 16384, 65536) if on_gpu else (128, 256, 512, 1024, 2048, 4096, 8192)
     for length in lengths:
         # quadratic in length, and seconds already at 512
         chosen = [name for name in names if name != "transformers" or length <= 512]
-        x = torch.randn(1, length, config.hidden_size, device=settings.device)
-        blocks = {name: BLOCKS[name](config).to(settings.device).train() for name in names}
-        print_table(f"one block, length {length}", chosen, make, x, repeats, blocks.get)
-
-
-def clock():
-    """Seconds: of the clock on the wall, all kernels done, or, with --cpu_time, of this process on a processor."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.process_time() if settings.cpu_time else time.perf_counter()
-
-
-settings = argparse.Namespace(device="cpu", bf16=False, cpu_time=False)  # the flags
+        x = torch.randn(1, length, config.hidden_size, device=args.device)
+        blocks = {name: BLOCKS[name](config).to(args.device).train() for name in names}
+        print_table(f"one block, length {length}", chosen, make, x, args, blocks)
 
 
 def on_cuda(args):
@@ -253,12 +228,12 @@ def on_cuda(args):
     if args.lengths:
         names.remove("scan removed")
         names.remove("ours, torch path")
-        return compare_lengths(names, args.repeats)
-    batch = make_batch(128)
-    print_table("forward, batch 1, with image", names, forward_of, make_batch(1), args.repeats)
-    print_table("forward, batch 128", names, forward_of, batch, args.repeats)
+        return compare_lengths(names, args)
+    batch = make_batch(128, args.device)
+    print_table("forward, batch 1, with image", names, forward_of, make_batch(1, args.device), args)
+    print_table("forward, batch 128", names, forward_of, batch, args)
     names = ["ours, compiled", "attention, compiled", *names]
-    print_table("training step, batch 128", names, step_of, batch, args.repeats)
+    print_table("training step, batch 128", names, step_of, batch, args)
 
 
 def main():
@@ -271,7 +246,7 @@ def main():
     parser.add_argument("--removed", type=int, metavar="BATCH", help="only a step with and without the scan")
     parser.add_argument("--lengths", action="store_true", help="only one block over lengths")
     parser.add_argument("--cpu_time", action="store_true", help="for a busy machine, with one thread only")
-    args = parser.parse_args(namespace=settings)
+    args = parser.parse_args()
     torch.set_num_threads(args.threads)
     remove_scan()
     peers = ["transformers", *(["mambapy"] if is_mambapy_available() else [])]
@@ -285,17 +260,18 @@ def main():
     if args.device == "cuda":
         return on_cuda(args)
     if args.lengths:
-        return compare_lengths(["ours", "attention", *peers], args.repeats)
+        return compare_lengths(["ours", "attention", *peers], args)
     if args.removed:
-        names, batch = ["scan removed", "ours"], make_batch(args.removed)
-        return print_table(f"training step, batch {args.removed}", names, step_of, batch, args.repeats)
-    many = 20 * args.repeats
+        names, batch = ["scan removed", "ours"], make_batch(args.removed, args.device)
+        return print_table(f"training step, batch {args.removed}", names, step_of, batch, args)
     ours = ["ours", "ours, torch path", "scan removed", "attention"]
-    print_table("forward, batch 1, 15 tokens", [*ours, *peers], forward_of, make_batch(1, with_image=False), many)
-    print_table("forward, batch 1, with image", [*ours, *peers], forward_of, make_batch(1), args.repeats * 4)
-    batch = make_batch(args.batch)
-    print_table(f"forward + backward, batch {args.batch}", [*ours, *peers], gradients_of, batch, args.repeats)
-    print_table(f"training step, batch {args.batch}", ours, step_of, batch, args.repeats)
+    short, post = make_batch(1, args.device, with_image=False), make_batch(1, args.device)
+    everyone, what = [*ours, *peers], "forward, batch 1"
+    print_table(f"{what}, 15 tokens", everyone, forward_of, short, args, repeats=20 * args.repeats)
+    print_table(f"{what}, with image", everyone, forward_of, post, args, repeats=4 * args.repeats)
+    batch = make_batch(args.batch, args.device)
+    print_table(f"forward + backward, batch {args.batch}", everyone, gradients_of, batch, args)
+    print_table(f"training step, batch {args.batch}", ours, step_of, batch, args)
 
 
 if __name__ == "__main__":

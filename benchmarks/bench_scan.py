@@ -17,14 +17,12 @@ the same call as a CUDA graph, which is that of its kernels alone: what is more 
 
 import argparse
 import ast
-import statistics
 import tarfile
-import time
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch.profiler import ProfilerActivity, profile
+from measuring import interleaved_medians, peak_mebibytes, processor_clock, wall_clock
 from transformers.models.mamba.modeling_mamba import mamba_selective_scan
 
 from hf_mamba.selective_scan import resolve_scan_implementation, scan_implementations, selective_scan
@@ -152,44 +150,6 @@ def as_graph(function):
     return graph.replay
 
 
-def interleaved_medians(functions, repeats):
-    """
-    Median milliseconds of each function. They take turns of as many calls as last about 20 ms, all alike, since
-    inside a model a scan's inputs are as warm in the caches. Who takes seconds runs once or three times.
-    """
-    calls, times = dict.fromkeys(functions, 1), {name: [] for name in functions}
-    for repeat in range(repeats + 2):
-        for name, function in functions.items():
-            if repeat > 2 and times[name][0] > 5000 or repeat > 4 and times[name][0] > 1000:
-                continue
-            start = clock()
-            for _ in range(calls[name]):
-                function()
-            elapsed = clock() - start
-            if repeat == 1:  # round 0 warmed up
-                calls[name] = max(1, min(200, round(0.02 / max(elapsed, 1e-6))))
-            elif repeat > 1:
-                times[name].append(elapsed / calls[name] * 1e3)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def peak_mebibytes(scan, inputs, grad_y):
-    """The largest running sum of the allocator's events, which on CUDA it keeps itself."""
-    if inputs[0].is_cuda:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run(scan, inputs, grad_y)
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run(scan, inputs, grad_y)
-    held = peak = 0
-    for event in profiler.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak / 2**20
-
-
 def largest_error(scan, inputs, grad_y):
     """Against our torch path in float64, which the tests hold against the reference."""
     exact = [x.detach().double().requires_grad_(x.requires_grad) for x in inputs]
@@ -202,14 +162,36 @@ def largest_error(scan, inputs, grad_y):
     return max(((got.double() - x).abs().max() / x.abs().max()).item() for got, x in pairs)
 
 
-def clock():
-    """Seconds: of the clock on the wall, all kernels done, or, with --cpu_time, of this process on a processor."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.process_time() if cpu_time else time.perf_counter()
+def error_and_peak(scan, inputs, grad_y):
+    """As two cells of the table."""
+    peak = peak_mebibytes(partial(run, scan, inputs, grad_y), inputs[0].device.type)
+    return [f"{largest_error(scan, inputs, grad_y):.0e}", f"{peak:.0f}"]
 
 
-cpu_time = False
+def compare(scans, case, args, clock):
+    """Prints the rows of one case, (batch, length, backward too, peers)."""
+    batch, length, backward, peers = case
+    on_cuda, ours = args.device == "cuda", next(iter(scans))
+    inputs = make_inputs(batch, length, backward, args.device)
+    grad_y = torch.randn(batch, length, CHANNELS, device=args.device).transpose(1, 2) if backward else None
+    skipped = set() if batch * length < 4000 else {"reference"}
+    skipped |= {*ALL} - {*peers} if not on_cuda else {"torch"} if length > 8192 else set()
+    chosen = {name: scan for name, scan in scans.items() if name not in skipped}
+    arguments = {name: own_layout(name, inputs, grad_y) for name in chosen}
+    functions = {name: partial(run, scan, *arguments[name]) for name, scan in chosen.items()}
+    # turns of about 20 ms, since inside a model a scan's inputs are as warm in the caches
+    medians = [interleaved_medians(functions, args.repeats, clock, turn_ms=20)]
+    if on_cuda:
+        graphs = {name: as_graph(function) for name, function in functions.items()}
+        medians.append(interleaved_medians(graphs, args.repeats, clock, turn_ms=20))
+    for name, scan in chosen.items():
+        cells = [f"({batch}, {length}) {'forward + backward' if backward else 'forward'}", name]
+        for times in medians:
+            digits = 3 if on_cuda else 2
+            cells += [f"{times[name]:.{digits}f}", f"{times[name] / times[ours]:.{digits - 1}f}"]
+        is_traced = name in ("triton", "numba", "torch") or medians[0][name] < 500  # a trace of more fills the memory
+        cells += error_and_peak(scan, *arguments[name]) if is_traced else ["-", "-"]
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def main():
@@ -221,8 +203,6 @@ def main():
     parser.add_argument("--largest_batch", type=int, default=128, help="8 leaves out what takes minutes")
     parser.add_argument("--cpu_time", action="store_true", help="for a busy machine, with one thread only")
     args = parser.parse_args()
-    global cpu_time
-    cpu_time = args.cpu_time
     torch.set_num_threads(args.threads)
     scans = scans_by_name(args.mamba_ssm_source, args.device)
     ours = next(iter(scans))
@@ -233,31 +213,10 @@ def main():
     columns += ["ms, replayed", f"over {ours}"] if args.device == "cuda" else []
     columns += ["error", "peak MiB"]
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
-    for batch, length, backward, peers in CUDA_CASES if args.device == "cuda" else CASES:
-        if batch > args.largest_batch:
-            continue
-        inputs = make_inputs(batch, length, backward, args.device)
-        grad_y = torch.randn(batch, length, CHANNELS, device=args.device).transpose(1, 2) if backward else None
-        skipped = set() if batch * length < 4000 else {"reference"}
-        skipped |= {*ALL} - {*peers} if args.device == "cpu" else {"torch"} if length > 8192 else set()
-        chosen = {name: scan for name, scan in scans.items() if name not in skipped}
-        arguments = {name: own_layout(name, inputs, grad_y) for name in chosen}
-        functions = {name: partial(run, scan, *arguments[name]) for name, scan in chosen.items()}
-        median = interleaved_medians(functions, args.repeats)
-        replayed = {}
-        if args.device == "cuda":
-            replayed = interleaved_medians({name: as_graph(f) for name, f in functions.items()}, args.repeats)
-        for name, scan in chosen.items():
-            cells = [f"({batch}, {length}) {'forward + backward' if backward else 'forward'}", name]
-            for times in filter(None, (median, replayed)):
-                digits = 3 if args.device == "cuda" else 2
-                cells += [f"{times[name]:.{digits}f}", f"{times[name] / times[ours]:.{digits - 1}f}"]
-            if name in ("triton", "numba", "torch") or median[name] < 500:  # a trace of more fills the memory
-                error, peak = largest_error(scan, *arguments[name]), peak_mebibytes(scan, *arguments[name])
-                cells += [f"{error:.0e}", f"{peak:.0f}"]
-            else:
-                cells += ["-", "-"]
-            print(f"| {' | '.join(cells)} |", flush=True)
+    clock = processor_clock if args.cpu_time else wall_clock
+    for case in CUDA_CASES if args.device == "cuda" else CASES:
+        if case[0] <= args.largest_batch:
+            compare(scans, case, args, clock)
 
 
 if __name__ == "__main__":
