@@ -23,13 +23,13 @@ import os
 import random
 import statistics
 import tempfile
-import time
 from itertools import cycle, islice
 from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import wall_clock
 from PIL import Image
 from PIL import __version__ as pillow_version
 from torch.utils.data import DataLoader
@@ -40,6 +40,7 @@ from hf_mamba.classification.data import PostCollator, check_images, load_posts
 from hf_mamba.classification.data.image_cache import open_image_cache
 from hf_mamba.classification.runs.checkpoints import new_image_processor, new_processor_and_model
 from hf_mamba.classification.runs.recipes import parse_arguments
+from hf_mamba.classification.support.files import read_mapping
 from hf_mamba.classification.training.trainer import PixelScale
 from hf_mamba.run_classification import main as run_classification
 
@@ -74,18 +75,11 @@ def posts_per_second(step, batches, batch_size):
     """`step` on each of the batches; the first, in which workers start, isn't counted."""
     batches, count = iter(batches), 0
     step(next(batches))
-    start = clock()
+    start = wall_clock()
     for batch in batches:
         step(batch)
         count += batch_size
-    return count / (clock() - start)
-
-
-def clock():
-    """Seconds, all kernels done."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+    return count / (wall_clock() - start)
 
 
 def make_training_step(model, processor, training_args):
@@ -113,9 +107,9 @@ def make_training_step(model, processor, training_args):
 def first_pass(posts, cache):
     """Posts per second of `check_images`."""
     posts.image_cache = cache
-    start = time.perf_counter()
+    start = wall_clock()
     check_images(posts, progress=False)
-    return sum(map(len, posts.splits.values())) / (time.perf_counter() - start)
+    return sum(map(len, posts.splits.values())) / (wall_clock() - start)
 
 
 def measure(posts, processor, model, cache, args, training_args):
@@ -206,28 +200,32 @@ def run(args, model_args, data_args, training_args):
         print(f"| {name} | {data:,.0f} | {alone:,.0f} | {both:,.0f} ({share:.0%} of the model alone) | {limit} |")
 
 
-class PassTimes(TrainerCallback):
-    """When passes ended, of the Trainer that comes next."""
+class EpochTimes(TrainerCallback):
+    """When each epoch ended."""
 
-    ends = []
+    def __init__(self):
+        self.ends = []
 
     def on_epoch_end(self, *args, **kwargs):
-        PassTimes.ends.append(clock())
+        self.ends.append(wall_clock())
 
 
 def train(argv, args):
-    """Prints what Trainer says of a whole training, from its first step to its last, and the time of later passes."""
+    """Prints what Trainer says of a whole training, from its first step to its last, and the time of later epochs."""
     more = ["--do_train", "--num_train_epochs", str(args.passes), "--disable_tqdm", "true", "--eval_strategy", "no"]
     more += ["--save_strategy", "no", "--validation_split", "0", "--use_cpu", str(args.device == "cpu")]
-    DEFAULT_CALLBACKS.append(PassTimes)
-    run_classification([*argv, *more])
+    DEFAULT_CALLBACKS.append(times := EpochTimes())  # the only way to reach the Trainer of a whole run
+    try:
+        run_classification([*argv, *more])
+    finally:
+        DEFAULT_CALLBACKS.remove(times)
     output_dir = Path(argv[argv.index("--output_dir") + 1])
-    found = json.loads((output_dir / "train_results.json").read_text())
-    seconds, rate = found["train_runtime"], found["train_samples_per_second"]
-    later = (PassTimes.ends[-1] - PassTimes.ends[0]) / (args.passes - 1)
+    results = read_mapping(output_dir / "train_results.json")
+    seconds, rate = results["train_runtime"], results["train_samples_per_second"]
+    later = (times.ends[-1] - times.ends[0]) / (args.passes - 1)
     print(
-        f"\n{args.passes} passes by run_classification.py: {seconds:,.0f} s, {rate:,.0f} posts/s; after the first, in "
-        f"which a model is compiled, {later:.2f} s a pass, {seconds * rate / args.passes / later:,.0f} posts/s"
+        f"\n{args.passes} epochs by run_classification.py: {seconds:,.0f} s, {rate:,.0f} posts/s; after the first, in "
+        f"which a model is compiled, {later:.2f} s an epoch, {seconds * rate / args.passes / later:,.0f} posts/s"
     )
 
 

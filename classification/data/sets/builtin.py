@@ -22,7 +22,7 @@ import re
 import secrets
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 from tqdm.auto import tqdm
@@ -36,7 +36,7 @@ SPLITS = ("train", "validation", "test")
 TONES = ("positive", "negative")
 
 # (tone, scene) -> label
-LABELS = {
+LABELS: dict[str, dict[tuple[str, str], Any]] = {
     "binary": {
         ("positive", "pleasant"): "sincere",
         ("negative", "unpleasant"): "sincere",
@@ -221,7 +221,8 @@ def plan_posts(split: str, count: int, *, seed: int = 0, labels: str = "binary")
     _check(split=split, count=count, labels=labels)
     rng = random.Random(f"hf_mamba builtin {seed} {split}")
     used: set[str] = set()
-    deck, posts = [], []
+    deck: list[tuple[str, tuple[str, ...]]] = []
+    posts: list[Post] = []
     for group in range(count // 4):
         if group % 2 == 0:
             if not deck:  # so that every phrase comes up about equally often

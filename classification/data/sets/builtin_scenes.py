@@ -15,22 +15,25 @@ Points = Iterable[tuple[float, float]]
 
 SCENES = ("pleasant", "unpleasant")
 
-PALETTES = {
-    # sky at the top, sky at the horizon
-    "pleasant sky": (
+# Sky at the top, sky at the horizon
+SKIES: dict[str, tuple[tuple[Color, Color], ...]] = {
+    "pleasant": (
         ((86, 160, 236), (188, 224, 250)),
         ((64, 132, 214), (150, 208, 240)),
         ((120, 196, 226), (226, 240, 232)),
         ((150, 170, 226), (250, 206, 170)),
         ((110, 140, 186), (186, 196, 206)),
     ),
-    "unpleasant sky": (
+    "unpleasant": (
         ((52, 58, 74), (112, 120, 134)),
         ((70, 84, 112), (140, 156, 176)),
         ((64, 54, 84), (126, 110, 136)),
         ((92, 96, 96), (168, 164, 152)),
         ((80, 110, 150), (160, 176, 190)),
     ),
+}
+
+PALETTES: dict[str, tuple[Color, ...]] = {
     "pleasant ground": ((104, 178, 74), (72, 146, 66), (140, 186, 82), (150, 160, 84), (92, 134, 78)),
     "unpleasant ground": ((100, 84, 62), (84, 92, 64), (122, 110, 88), (88, 118, 70), (126, 128, 84)),
     "flower": ((238, 70, 90), (250, 214, 60), (246, 246, 250), (200, 90, 210), (250, 140, 60), (120, 110, 240)),
@@ -71,7 +74,7 @@ def _vary(rng: random.Random, color: Color, by: int = 16) -> Color:
 
 
 def _backdrop(pen: Pen, rng: random.Random, scene: str, horizon: float) -> None:
-    top, bottom = (_vary(rng, color) for color in rng.choice(PALETTES[f"{scene} sky"]))
+    top, bottom = (_vary(rng, color) for color in rng.choice(SKIES[scene]))
     near = _vary(rng, rng.choice(PALETTES[f"{scene} ground"]))
     far = _mix(near, bottom, rng.uniform(0.1, 0.5))
     for row in range(0, pen.scale, 2):
