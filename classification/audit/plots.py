@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..support.extras import install_command
 from .audit import Audit
 
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-HOW_TO_GET_IT = 'For the image too: pip install "hf-mamba[plots]".'
+HOW_TO_GET_IT = f"For the image too: {install_command('plots')}."
 _COLOURS = {"clean": "#7a8794", "note": "#4c86b8", "warning": "#d98e04", "leak": "#c0392b"}
 _MAJORITY = "#222222"
 _SHOWN_TOKENS = 15

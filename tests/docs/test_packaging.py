@@ -24,6 +24,7 @@ EXTRA = [Requirement(line) for lines in PROJECT["optional-dependencies"].values(
 PACKAGE = [*ROOT.glob("*.py"), *ROOT.glob("classification/**/*.py")]
 TOOLS = [path for folder in ("tests", "results", "benchmarks") for path in ROOT.glob(f"{folder}/**/*.py")]
 BROUGHT_BY_TORCH = {"triton"}  # where torch is built for CUDA; guarded elsewhere
+PARTS_OF = {"causal_conv1d_cuda": "causal-conv1d", "selective_scan_cuda": "mamba-ssm"}  # CUDA extensions
 OWN = {"hf_mamba", *(path.stem for path in TOOLS)}
 
 
@@ -38,7 +39,7 @@ def third_party(nodes):
         modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         modules += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
         for module in {module.split(".")[0] for module in modules} - sys.stdlib_module_names - OWN:
-            yield canonicalize_name(distributions.get(module, [module])[0])
+            yield canonicalize_name(PARTS_OF.get(module) or distributions.get(module, [module])[0])
 
 
 @pytest.mark.parametrize("path", PACKAGE, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -85,12 +86,19 @@ def test_the_console_command_exists():
     assert callable(getattr(importlib.import_module(module), function))
 
 
-def test_messages_name_extras_that_exist_and_all_in_the_same_way():
+def test_one_function_says_how_to_install_an_extra_and_it_is_asked_for_extras_that_exist():
     for path in PACKAGE:
         text = path.read_text("utf-8")
-        assert '-e ".[' not in text and "-e '.[" not in text or path.name == "pyproject.toml", path
-        for extra in re.findall(r"hf-mamba\[(\w+)\]", text):
-            assert extra in PROJECT["optional-dependencies"], (path, extra)
+        is_the_function = path.relative_to(ROOT).as_posix() == "classification/support/extras.py"
+        assert is_the_function or not re.search(r"pip install .*\[[\w{}]+\]", text), path
+        asked = re.findall(r"install_command\([\"'](\w+)", text) + re.findall(r"require\(\"\w+\", \"(\w+)\"", text)
+        assert {*asked} <= PROJECT["optional-dependencies"].keys(), path
+
+
+@pytest.mark.parametrize("path", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("results/*.md")], ids=str)
+def test_pages_name_extras_that_exist(path):
+    named = re.findall(r"(?:hf-mamba|\.)\[([\w,]+)\]\"", path.read_text("utf-8"))
+    assert {extra for names_of in named for extra in names_of.split(",")} <= PROJECT["optional-dependencies"].keys()
 
 
 def test_it_says_that_it_is_typed():
