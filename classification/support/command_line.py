@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 def run_command(main: Callable[[], object], interrupted: str = "Interrupted.") -> None:
     """
-    Runs `main()`: what a user can mend (ValueError, OSError, a config's strict check) is one line and exit code 1,
+    Runs `main()`: what a user can fix (ValueError, OSError, a config's strict check) is one line and exit code 1,
     Ctrl-C a line and exit code 130. HF_MAMBA_TRACEBACK=1 in the environment shows where a mistake came from.
 
     Args:

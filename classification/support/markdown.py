@@ -1,7 +1,9 @@
 """Tables that can be read as text and as Markdown."""
 
+from collections.abc import Sequence
 
-def markdown_table(rows):
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """
     Args:
         rows: lists of str, all equally long, the first one the titles

@@ -327,15 +327,15 @@ def _is_written(folder: Path, parameters: dict) -> bool:
     try:
         if not any(folder.iterdir()):
             return False
-        found = _difference(folder, parameters)
+        difference = _difference(folder, parameters)
     except FileNotFoundError:
         return False
     except NotADirectoryError:
-        found = "it is, or lies in, a file"
-    if found is None:
+        difference = "it is, or lies in, a file"
+    if difference is None:
         return True
     raise ValueError(
-        f"{folder} isn't empty and doesn't hold the built-in posts asked for: {found}. "
+        f"{folder} isn't empty and doesn't hold the built-in posts asked for: {difference}. "
         "Name another folder, or delete this one to have it written anew."
     )
 

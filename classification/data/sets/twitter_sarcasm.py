@@ -79,8 +79,8 @@ def label_name(label: object) -> str:
         ValueError: it is something else, True and "1" included.
     """
     if type(label) is not int or label not in (0, 1):
-        found = label if type(label) is int else f"a {type(label).__name__}"
-        raise ValueError(f"the label must be 0 or 1, not {found}")
+        given = label if type(label) is int else f"a {type(label).__name__}"
+        raise ValueError(f"the label must be 0 or 1, not {given}")
     return LABELS[label]
 
 
