@@ -102,7 +102,12 @@ causal_conv1d_fn = selective_scan_fn
 """
 STATES = {  # of each of these packages; one that is left out is as it is here
     "absent": dict.fromkeys(("numba", "triton", "mamba_ssm", "causal_conv1d"), ABSENT),
-    "for CUDA": {"mamba_ssm": FOR_CUDA, "causal_conv1d": FOR_CUDA},
+    "for CUDA": {
+        "mamba_ssm": FOR_CUDA,
+        "causal_conv1d": FOR_CUDA,
+        "selective_scan_cuda": NO_NAMES,
+        "causal_conv1d_cuda": NO_NAMES,
+    },
     "broken": {
         "numba": IMPORT_ERROR,
         "triton": RUNTIME_ERROR,

@@ -1,6 +1,9 @@
 """Which implementation of the scan runs where, and the mistakes that are refused."""
 
 import importlib
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 
@@ -181,3 +184,37 @@ def test_mistakes_name_the_argument(name):
             selective_scan(**inputs | {name: inputs[name][..., :-1]})
         with pytest.raises(ValueError, match=f"^{name} is on meta"):
             selective_scan(**inputs | {name: inputs[name].to("meta")})
+
+
+CUDA_PACKAGES = {
+    "mamba_ssm/__init__.py": "",
+    "mamba_ssm/ops/__init__.py": "",
+    "mamba_ssm/ops/selective_scan_interface.py": "def selective_scan_fn(*args): raise NameError('no extension')",
+    "causal_conv1d/__init__.py": "def causal_conv1d_fn(*args, **kwargs): raise NameError('no extension')",
+}
+WHAT_IS_PRESENT = """
+import json
+from hf_mamba import block_layers, scan_kernels
+from hf_mamba.scan_kernels import KERNELS
+print(json.dumps([KERNELS["mamba_ssm"].why_not("cuda"), block_layers.causal_conv1d_fn is not None]))
+"""
+
+
+@pytest.mark.parametrize("extensions", ["", "raise ImportError('undefined symbol')", "loads"])
+def test_the_cuda_packages_count_only_with_their_extensions(extensions, tmp_path, monkeypatch):
+    """Both can be installed without: their functions then import, and raise when they are called."""
+    files = dict(CUDA_PACKAGES)
+    if extensions:
+        code = "" if extensions == "loads" else extensions
+        files |= {"selective_scan_cuda.py": code, "causal_conv1d_cuda.py": code}
+    for name, code in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", WHAT_IS_PRESENT], capture_output=True, text=True, check=True)
+    why_not_mamba_ssm, has_causal_conv1d = json.loads(done.stdout.splitlines()[-1])
+    assert has_causal_conv1d == (extensions == "loads")
+    if extensions == "loads":
+        assert why_not_mamba_ssm is None
+    else:
+        assert "selective_scan_cuda" in why_not_mamba_ssm or "undefined symbol" in why_not_mamba_ssm
