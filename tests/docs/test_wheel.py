@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -78,10 +77,18 @@ def test_every_module_recipe_and_the_card_are_in_it(wheel):
     assert names == {f"hf_mamba/{path.relative_to(ROOT).as_posix()}" for path in sources}
 
 
-def test_readme_code_runs_from_it(python, tmp_path):
-    readme = (ROOT / "README.md").read_text("utf-8")
-    snippet = next(s for s in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "hf_mamba" in s)
-    where = run(python, "-c", f"{snippet}\nimport hf_mamba; print(hf_mamba.__file__)", cwd=tmp_path).splitlines()[-1]
+PUBLIC_NAMES = """
+import hf_mamba
+from hf_mamba.classification import data
+for module in (hf_mamba, data):
+    for name in module.__all__:
+        getattr(module, name)
+print(hf_mamba.__file__)
+"""
+
+
+def test_every_public_name_comes_from_it(python, tmp_path):
+    where = run(python, "-c", PUBLIC_NAMES, cwd=tmp_path).splitlines()[-1]
     assert Path(where).is_relative_to(python.parent.parent)
 
 
