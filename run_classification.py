@@ -3,7 +3,7 @@
 # requires-python = ">=3.11"
 # dependencies = [
 #     "torch>=2.11",
-#     "transformers>=5.10,<6",
+#     "transformers>=5.10.1,<6",
 #     "datasets>=5.0",
 #     "accelerate>=1.10",
 #     "evaluate>=0.4.6",

@@ -8,8 +8,8 @@ from packaging.version import Version
 from transformers.utils import logging
 
 
-# As in pyproject.toml. Below 5.10, transformers fails on a local checkpoint's modules that import further ones.
-OLDEST, NEXT_MAJOR = "5.10", "6"
+# As in pyproject.toml. Below 5.10.1, transformers fails on a local checkpoint's modules that import further ones.
+OLDEST, NEXT_MAJOR = "5.10.1", "6"
 
 
 def check_transformers_version(version):

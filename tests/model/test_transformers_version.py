@@ -26,7 +26,7 @@ def test_an_older_one_is_refused(version):
 def test_a_newer_major_is_warned_about_once(monkeypatch):
     warnings = []
     monkeypatch.setattr(logging.getLogger("transformers"), "warning", lambda message, *_: warnings.append(message))
-    for version in ("6.1.0", "5.10.1", "5.99.0", "6.1.0", "6.0.0.dev0"):
+    for version in ("6.1.0", OLDEST, "5.99.0", "6.1.0", "6.0.0.dev0"):
         check_transformers_version(version)
     assert len(warnings) == 2 and "6.1.0 is installed" in warnings[0] and "pip install" in warnings[0]
 
@@ -35,7 +35,7 @@ def test_the_package_requires_the_same():
     requirements = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
     assert f"transformers>={OLDEST},<{NEXT_MAJOR}" in requirements
     readme = (ROOT / "README.md").read_text("utf-8")
-    assert re.findall(r"transformers (\d+\.\d+) or newer", readme) == [OLDEST]
+    assert re.findall(r"transformers (\d+\.\d+\.\d+) or newer", readme) == [OLDEST]
 
 
 @pytest.mark.parametrize("module", ["configuration", "modeling", "processing"])
