@@ -13,8 +13,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi
-from transformers import PreTrainedModel, ProcessorMixin
 
+from ..modeling_hf_mamba import HFMambaPreTrainedModel
+from ..processing_hf_mamba import HFMambaProcessor
 from .runs.checkpoints import load_run
 from .runs.recipes import shareable_recipe
 from .support.cards import name_repo_in_card
@@ -37,8 +38,8 @@ SHARED = (
 
 def share_run(
     folder: str | Path,
-    model: PreTrainedModel,
-    processor: ProcessorMixin | None,
+    model: HFMambaPreTrainedModel,
+    processor: HFMambaProcessor | None,
     repo_id: str,
     *,
     revision: str | None = None,

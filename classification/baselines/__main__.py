@@ -119,12 +119,13 @@ def perform(
     step = train_counting if name in COUNTING else train
     outcome = train_and_evaluate(trainer, posts, metrics, recipe, checkpoint=checkpoint, train=step)
     if trainer.is_world_process_zero():
+        model: Any = trainer.model
         write_results(training_args.output_dir, {"train": outcome.train_metrics, **outcome.metrics})
         print(
             summarise_run(
                 outcome.reports,
                 name=name,
-                num_parameters=num_parameters(trainer.model),
+                num_parameters=num_parameters(model),
                 posts=posts,
                 train_metrics=outcome.train_metrics,
                 output_dir=training_args.output_dir,
@@ -177,6 +178,8 @@ def network_trainer(
     """The Trainer of a network, which trains it as HF-Mamba's does."""
     set_seed(training_args.seed)
     name = check_name(baseline_args.baseline)
+    processor: Any
+    model: Any
     if name in NETWORKS:
         processor, model = new_network(name, model_args, data_args, posts)
     else:

@@ -2,8 +2,11 @@
 
 import time
 import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+from datasets import Dataset
 from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
@@ -14,6 +17,9 @@ from transformers.trainer_utils import PredictionOutput
 from transformers.utils import logging
 
 from ...processing_hf_mamba import clean_text
+from ..data.posts import Posts
+from ..evaluation.metrics import PostMetrics
+from ..runs.arguments import ClassificationTrainingArguments
 
 
 logger = logging.get_logger(__name__)
@@ -49,42 +55,51 @@ class CountingClassifier:
         max_words: only the first so many words of a text count, as white space separates them; None: all
     """
 
-    def __init__(self, name: str, num_labels: int, max_words: int | None = None):
+    def __init__(self, name: str, num_labels: int, max_words: int | None = None) -> None:
         new_vectorizer, self.new_classifier, self.parameter, self.grid = COUNTING[name]
         self.vectorizer = new_vectorizer and new_vectorizer()
         self.num_labels, self.max_words = num_labels, max_words
-        self.classifier = self.chosen = None
+        self.classifier: Any = None
+        self.chosen: Any = None  # the parameter's value
 
-    def fit(self, texts, labels, *, weights=None, validation=None, score=None) -> None:
+    def fit(
+        self,
+        texts: Sequence[str],
+        labels: Sequence[int],
+        *,
+        weights: Sequence[float] | None = None,
+        validation: Sequence[str] | None = None,
+        score: Callable[[np.ndarray], float] | None = None,
+    ) -> None:
         """
         Args:
             texts, labels: of the training posts
-            weights: of each label, or None
+            weights: one per label, or None
             validation: texts by which the parameter is chosen, or None: then it is 1
             score: from logits of the validation texts to what is to be large; of equals the first value counts
         """
-        labels = np.asarray(labels)
-        of_post = None if weights is None else np.asarray(weights)[labels]
+        label_ids = np.asarray(labels)
+        of_post = None if weights is None else np.asarray(weights)[label_ids]
         if of_post is not None:
             of_post = of_post / of_post.mean()  # as cross-entropy does: C keeps its meaning
         features = self._features(texts, fit=True)
-        tried = {}
+        tried: dict[float, tuple[float, Any]] = {}
         for value in self.grid if validation is not None else (1,):
             classifier = self.new_classifier(value)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                classifier.fit(features, labels, sample_weight=of_post)
+                classifier.fit(features, label_ids, sample_weight=of_post)
             self.classifier = classifier
-            tried[value] = (0 if validation is None else score(self.logits(validation)), classifier)
+            tried[value] = (0 if validation is None or score is None else score(self.logits(validation)), classifier)
         self.chosen = max(tried, key=lambda value: tried[value][0])
         self.classifier = tried[self.chosen][1]
 
-    def logits(self, texts) -> np.ndarray:
+    def logits(self, texts: Sequence[str]) -> np.ndarray:
         """Logarithms of the labels' probabilities, (n, num_labels)."""
         with np.errstate(divide="ignore"):
-            found = np.log(self.classifier.predict_proba(self._features(texts)))
+            log_probabilities = np.log(self.classifier.predict_proba(self._features(texts)))
         logits = np.full((len(texts), self.num_labels), -np.inf)
-        logits[:, self.classifier.classes_] = found
+        logits[:, self.classifier.classes_] = log_probabilities
         return logits
 
     def num_parameters(self) -> int:
@@ -92,7 +107,7 @@ class CountingClassifier:
         names = ("coef_", "intercept_", "feature_log_prob_", "class_log_prior_", "class_prior_")
         return sum(np.size(getattr(self.classifier, name)) for name in names if name in vars(self.classifier))
 
-    def _features(self, texts, fit=False):
+    def _features(self, texts: Sequence[str], fit: bool = False) -> Any:
         if self.vectorizer is None:
             return np.zeros((len(texts), 1))
         texts = [clean_text(text) for text in texts]
@@ -115,14 +130,21 @@ class CountingTrainer:
 
     save_metrics = Trainer.save_metrics
 
-    def __init__(self, model, args, posts, metrics, weights=None):
+    def __init__(
+        self,
+        model: CountingClassifier,
+        args: ClassificationTrainingArguments,
+        posts: Posts,
+        metrics: PostMetrics,
+        weights: Sequence[float] | None = None,
+    ) -> None:
         self.model, self.args, self.posts, self.metrics, self.weights = model, args, posts, metrics, weights
 
-    def train(self) -> dict:
+    def train(self) -> dict[str, Any]:
         """Fits the model. Returns the metrics of training."""
         start = time.perf_counter()
         texts, labels = (self.posts.column("train", name) for name in ("text", "label"))
-        choosing = {}
+        choosing: dict[str, Any] = {}
         if self.args.load_best_model_at_end and self.model.parameter is not None:
             references = np.asarray(self.posts.column("validation", "label"))
             choosing = {
@@ -131,18 +153,18 @@ class CountingTrainer:
             }
         self.model.fit(texts, labels, weights=self.weights, **choosing)
         seconds = time.perf_counter() - start
-        found = {"train_runtime": seconds, "train_samples_per_second": len(texts) / seconds}
+        measured = {"train_runtime": seconds, "train_samples_per_second": len(texts) / seconds}
         if self.model.parameter is not None:
-            found[f"train_{self.model.parameter}"] = self.model.chosen
+            measured[f"train_{self.model.parameter}"] = self.model.chosen
             how = "chosen on the validation posts" if choosing else "nothing was chosen"
             logger.info(f"{self.model.parameter} = {self.model.chosen} ({how}).")
-        return found
+        return measured
 
-    def _score(self, logits, references):
-        name = self.args.metric_for_best_model.removeprefix("eval_")
+    def _score(self, logits: np.ndarray, references: np.ndarray) -> float:
+        name = (self.args.metric_for_best_model or "").removeprefix("eval_")
         return self.metrics.compute(predictions=self.metrics.from_logits(logits), references=references)[name]
 
-    def predict(self, rows, metric_key_prefix="test"):
+    def predict(self, rows: Dataset, metric_key_prefix: str = "test") -> PredictionOutput:
         """As Trainer's, of a split."""
         start = time.perf_counter()
         rows = rows.with_format(None).select_columns([n for n in ("text", "label") if n in rows.column_names])[:]

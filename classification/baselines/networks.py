@@ -3,15 +3,28 @@
 Symbols: b batch, n tokens, d size of an embedding.
 """
 
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BatchEncoding,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ...modeling_hf_mamba import classification_loss
 from ...processing_hf_mamba import HFMambaImageProcessor, HFMambaProcessor, clean_text
+from ..data.arguments import DataArguments
+from ..data.posts import Posts
+from ..runs.arguments import ModelArguments
 from ..runs.checkpoints import DEFAULT_MAX_SEQ_LENGTH, new_tokenizer
 from ..support.hub import explain_hub_error
 from ..training.class_weights import resolve_class_weights
@@ -38,7 +51,7 @@ class TextNetwork(nn.Module):
 
     accepts_loss_kwargs = False  # the loss is a mean over the batch, see HFMambaForSequenceClassification
 
-    def __init__(self, config, feature_size: int):
+    def __init__(self, config: Any, feature_size: int) -> None:
         super().__init__()
         self.config = config
         self.embeddings = nn.Embedding(config.vocab_size, EMBEDDING_SIZE)
@@ -46,11 +59,13 @@ class TextNetwork(nn.Module):
         self.dropout = nn.Dropout(DROPOUT)
         self.classifier = nn.Linear(feature_size, config.num_labels)
 
-    def pool(self, embedded, mask):
+    def pool(self, embedded: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Embedded tokens (b, n, d), 0 beyond the mask (b, n), to features (b, feature_size)."""
         raise NotImplementedError
 
-    def forward(self, input_ids, attention_mask, labels=None, **_):
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor | None = None, **_: Any
+    ) -> SequenceClassifierOutput:
         """
         Args:
             input_ids, attention_mask: (b, n), padded on the right
@@ -69,56 +84,58 @@ class TextNetwork(nn.Module):
 class TextCNN(TextNetwork):
     """Convolutions over 3, 4 and 5 tokens, of each filter the largest value (Kim, EMNLP 2014)."""
 
-    def __init__(self, config):
+    def __init__(self, config: Any) -> None:
         super().__init__(config, CNN_FILTERS * len(CNN_WIDTHS))
         # half windows at both ends, so that a text shorter than a window has some
         self.convolutions = nn.ModuleList(
             nn.Conv1d(EMBEDDING_SIZE, CNN_FILTERS, width, padding=width - 1) for width in CNN_WIDTHS
         )
 
-    def pool(self, embedded, mask):
-        found = []
+    def pool(self, embedded: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        largest = []
         for convolution, width in zip(self.convolutions, CNN_WIDTHS):
             windows = F.relu(convolution(embedded.transpose(1, 2)))  # (b, CNN_FILTERS, n + width - 1)
             padded = F.pad(mask.float()[:, None], (width - 1, width - 1))
             real = F.max_pool1d(padded, width, stride=1) > 0  # windows that see a token
-            found.append(windows.masked_fill(~real, _LOWEST).amax(-1))
-        return torch.cat(found, dim=-1)
+            largest.append(windows.masked_fill(~real, _LOWEST).amax(-1))
+        return torch.cat(largest, dim=-1)
 
 
 class BiGRU(TextNetwork):
     """A GRU from both sides, of each of its outputs the largest value over the tokens."""
 
-    def __init__(self, config):
+    def __init__(self, config: Any) -> None:
         super().__init__(config, 2 * GRU_SIZE)
         self.gru = nn.GRU(EMBEDDING_SIZE, GRU_SIZE, batch_first=True, bidirectional=True)
 
-    def pool(self, embedded, mask):
+    def pool(self, embedded: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         lengths = mask.sum(-1).cpu()
         packed = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
         states, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=mask.shape[1])
         return states.masked_fill(~mask[..., None], _LOWEST).amax(1)
 
 
-NETWORKS = {"text_cnn": TextCNN, "bigru": BiGRU}
+NETWORKS: dict[str, Callable[[Any], TextNetwork]] = {"text_cnn": TextCNN, "bigru": BiGRU}
 
 
-def new_network(name, model_args, data_args, posts):
+def new_network(
+    name: str, model_args: ModelArguments, data_args: DataArguments, posts: Posts
+) -> tuple[HFMambaProcessor, TextNetwork]:
     """The processor of an HF-Mamba, with a vocabulary of its own from the training posts, and a fresh network."""
     tokenizer = new_tokenizer(data_args, posts)
     tokenizer.padding_side = "right"  # which `TextNetwork` counts on
-    config = PreTrainedConfig(
-        vocab_size=len(tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
-        class_weights=resolve_class_weights(model_args.class_weights, posts),
-        label_smoothing=model_args.label_smoothing or 0.0,
+    fields = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "class_weights": resolve_class_weights(model_args.class_weights, posts),
+        "label_smoothing": vars(model_args)["label_smoothing"] or 0.0,
         **_labels_of(posts),
-    )
+    }
     processor = HFMambaProcessor(image_processor=HFMambaImageProcessor(), tokenizer=tokenizer)
-    return processor, NETWORKS[name](config)
+    return processor, NETWORKS[name](PreTrainedConfig(**fields))
 
 
-def _labels_of(posts):
+def _labels_of(posts: Posts) -> dict[str, Any]:
     id2label = dict(enumerate(posts.label_names))
     return {
         "id2label": id2label,
@@ -136,19 +153,26 @@ class TextProcessor:
         max_length: texts are cut to so many tokens
     """
 
-    def __init__(self, tokenizer, max_length: int):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         self.tokenizer, self.max_length = tokenizer, max_length
 
-    def __call__(self, text, images=None, return_tensors="pt", text_kwargs=None, images_kwargs=None):
+    def __call__(
+        self,
+        text: Sequence[str | None],
+        images: Any = None,
+        return_tensors: str = "pt",
+        text_kwargs: Mapping[str, Any] | None = None,
+        images_kwargs: Any = None,
+    ) -> BatchEncoding:
         """`text_kwargs` go to the tokenizer; there are no images, so nothing takes `images` or `images_kwargs`."""
-        kwargs = {"padding": True, "truncation": True, "max_length": self.max_length} | (text_kwargs or {})
+        kwargs = {"padding": True, "truncation": True, "max_length": self.max_length} | dict(text_kwargs or {})
         return self.tokenizer([clean_text(one) for one in text], return_tensors=return_tensors, **kwargs)
 
-    def save_pretrained(self, folder, **kwargs):
+    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> Any:
         return self.tokenizer.save_pretrained(folder, **kwargs)
 
 
-def load_pretrained(name, data_args, posts):
+def load_pretrained(name: str, data_args: DataArguments, posts: Posts) -> tuple[TextProcessor, Any]:
     """
     The tokenizer and the classifier of a pretrained model, the latter's last layer made new for the posts' labels.
 

@@ -55,13 +55,13 @@ def expand_variables(flag: str, value: str) -> str:
 
 def _config_flag(config_field: dataclasses.Field) -> tuple[str, Any, Any]:
     """A field of HFMambaConfig as a flag: None, the default, leaves it to the config or to the loaded checkpoint."""
-    kinds = {bool: bool, int: int, float: float, float | int: float, int | str: str, str: str}
+    kinds: dict[Any, Any] = {bool: bool, int: int, float: float, float | int: float, int | str: str, str: str}
     kind = kinds.get(config_field.type, list[str])  # class_weights is the one list, and may be words
     text = f"HFMambaConfig.{config_field.name} (default: {config_field.default!r}, or the loaded checkpoint's)"
     if config_field.name == "class_weights":
         text += ': none, auto (inverse frequency, mean 1), {"label": weight, ...}, or a number for each label'
     if config_field.name in CHOICES:
-        text += f", one of {', '.join(CHOICES[config_field.name])}"
+        text += f", one of {', '.join(choice for choice in CHOICES[config_field.name] if choice)}"
     return (config_field.name, kind | None, field(default=None, metadata={"help": text}))
 
 
@@ -97,8 +97,9 @@ class ModelArguments(_ModelFlags):
         known = [choice for choice in CHOICES["problem_type"] if choice]
         if self.problem_type not in (None, *known):
             raise ValueError(f"--problem_type {self.problem_type}: give {', '.join(known[:-1])} or {known[-1]}.")
-        if self.class_weights is not None:
-            self.class_weights = _as_class_weights(self.class_weights)
+        weights: Any = vars(self)["class_weights"]
+        if weights is not None:
+            self.class_weights = _as_class_weights(weights)
 
     def config_overrides(self) -> dict[str, Any]:
         """The config fields that were asked for, but class_weights, whose numbers the labels decide."""
@@ -129,9 +130,7 @@ def _as_class_weights(words: list[str]) -> str | dict[str, float] | list[float]:
 class ClassificationTrainingArguments(TrainingArguments):
     """transformers' TrainingArguments with defaults that suit a small model trained from scratch."""
 
-    output_dir: str | None = field(
-        default="outputs/hf-mamba", metadata={"help": "Where the checkpoint and the reports go"}
-    )
+    output_dir: str = field(default="outputs/hf-mamba", metadata={"help": "Where the checkpoint and the reports go"})
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Start over in an output folder that holds an earlier run, deleting that run"}
     )
@@ -216,7 +215,7 @@ class ClassificationTrainingArguments(TrainingArguments):
     )
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log the training loss"})
     report_to: str = field(default="none", metadata={"help": "Trackers to report to, tensorboard for one"})
-    dataloader_num_workers: int | None = field(
+    dataloader_num_workers: int | None = field(  # type: ignore[assignment] # None only until __post_init__
         default=None,
         metadata={"help": "Processes that make batches. Default: what suits the machine, 0 without a GPU"},
     )
@@ -247,7 +246,8 @@ class ClassificationTrainingArguments(TrainingArguments):
         self.do_eval = do_eval  # an eval strategy switches it on, which is not what was asked
         self.label_names = ["labels"]
         # Each process reads a stream and takes its rows: batches of different lengths can't be joined to be handed out
-        self.accelerator_config.dispatch_batches = False
+        accelerator_config: Any = self.accelerator_config  # read from a dict by TrainingArguments
+        accelerator_config.dispatch_batches = False
 
     def _check_own_values(self) -> None:
         """

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -68,10 +68,11 @@ def load_checkpoint(
     _check_fit(name, config, processor, model_args, data_args)
     overrides = {field: value for field, value in model_args.config_overrides().items() if field in _FREE_FIELDS}
     with _named(name):
-        model, loaded = HFMambaForSequenceClassification.from_pretrained(
+        with_info: Any = HFMambaForSequenceClassification.from_pretrained(
             name, scan_implementation=model_args.scan_implementation, output_loading_info=True, **overrides
         )
-    wrong = {kind: sorted(map(str, keys)) for kind, keys in loaded.items() if keys and kind.endswith("_keys")}
+    model, loading_info = with_info
+    wrong = {kind: sorted(map(str, keys)) for kind, keys in loading_info.items() if keys and kind.endswith("_keys")}
     if wrong:
         found = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(keys[:3])}" for kind, keys in wrong.items())
         raise ValueError(
@@ -167,7 +168,7 @@ def new_processor_and_model(
         vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
         id2label=dict(enumerate(posts.label_names)),
-        problem_type=posts.problem_type,
+        problem_type=cast(Any, posts.problem_type),  # one of three words
     )
     image_processor = new_image_processor(model_args, data_args)
     model = HFMambaForSequenceClassification(config, scan_implementation=model_args.scan_implementation)

@@ -4,6 +4,8 @@ One function per topic; `check_flags` calls them all. The values that a flag may
 dataclass that declares it (arguments.py, data/arguments.py), what the data must have by the step that needs it.
 """
 
+from transformers.trainer_utils import HubStrategy
+
 from ..data.arguments import DataArguments
 from ..evaluation.metrics import METRIC_NAMES
 from ..support.extras import require
@@ -60,9 +62,10 @@ def check_push(training_args: ClassificationTrainingArguments) -> None:
             "FOLDER NAME`."
         )
     if training_args.hub_strategy in ("checkpoint", "all_checkpoints"):
+        strategy = HubStrategy(training_args.hub_strategy).value
         raise ValueError(
-            f"--hub_strategy {training_args.hub_strategy.value} would upload during training what is not checked: "
-            "leave it out, --push_to_hub uploads the finished run."
+            f"--hub_strategy {strategy} would upload during training what is not checked: leave it out, --push_to_hub "
+            "uploads the finished run."
         )
 
 

@@ -71,8 +71,9 @@ def load_everything(
     checkpoint, label_names, problem_type = None, None, model_args.problem_type
     if model_args.model_name_or_path is not None:
         checkpoint = processor, model = load_checkpoint(model_args.model_name_or_path, model_args, data_args)
-        label_names = [model.config.id2label[i] for i in range(model.config.num_labels)]
-        problem_type = problem_type_of(model.config)
+        config: Any = model.config
+        label_names = [config.id2label[i] for i in range(config.num_labels)]
+        problem_type = problem_type_of(config)
     image_processor = new_image_processor(model_args, data_args) if checkpoint is None else processor.image_processor
     with training_args.main_process_first(desc="posts"):
         posts = read_posts(data_args, training_args, label_names=label_names, problem_type=problem_type)

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from transformers import HfArgumentParser
 
@@ -48,7 +48,7 @@ class _Parser(HfArgumentParser):
 
     def __init__(self, more: Sequence[type]) -> None:
         super().__init__(
-            (ModelArguments, DataArguments, ClassificationTrainingArguments, *more),
+            cast(Any, (ModelArguments, DataArguments, ClassificationTrainingArguments, *more)),
             prog="run_classification.py",
             usage="%(prog)s [recipe.yaml] [--flag value ...]",
             description="Trains, evaluates and applies HF-Mamba. The recipe is read first, then the flags.",
@@ -108,7 +108,8 @@ def flags_of_line(line: Sequence[str]) -> set[str]:
 
 
 def _parse(parser: _Parser, argv: list[str]) -> tuple[Any, ...]:
-    model_args, data_args, training_args, *others = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    parsed: Any = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    model_args, data_args, training_args, *others = parsed
     recipe = _effective_recipe(_given_flags(parser, argv), model_args, data_args, training_args, *others)
     training_args = _with_token_in_environment(training_args)
     # a recipe may name its data as $HF_MAMBA_DATA/...; what is saved keeps the name

@@ -72,7 +72,7 @@ def search(
         {"best_trial": 3, "best_value": 0.9, "best_params": {...}}
     """
     study = Study(training_args, recipe) if PartialState().is_main_process else None  # the other processes follow
-    while (trial := on_main_process(lambda: study.next_trial())) is not None:
+    while (trial := on_main_process(lambda: None if study is None else study.next_trial())) is not None:
         logger.info(
             f"Trial {trial.number} ({trial.number + 1} of {training_args.search_trials}): {_in_words(trial.values)}"
         )
@@ -80,7 +80,7 @@ def search(
         if study is not None:
             study.tell(trial.number, error)
         gc.collect()  # the trainer and its model refer to each other
-    return on_main_process(lambda: study.summarise())
+    return on_main_process(lambda: {} if study is None else study.summarise())
 
 
 def _run_trial(run_recipe: RunRecipe, trial: Trial, can_fail: bool) -> str | None:
@@ -147,7 +147,7 @@ class Study:
         if running:
             values = running[0].user_attrs.get("values") or running[0].params
             return self._as_run(running[0].number, values)
-        if len(trials) >= self.args.search_trials:
+        if len(trials) >= (self.args.search_trials or 0):
             return None
         if not trials and (values := values_of(self.recipe, self.space)) is not None:
             self.study.enqueue_trial(values)

@@ -150,7 +150,7 @@ def over_seeds(results: Sequence[Mapping[str, Any]]) -> Statistics:
     for split in _SPLITS:
         names = [name.removeprefix(f"{split}_") for name in results[0] if name.startswith(f"{split}_")]
         for name in names:
-            values = [result.get(f"{split}_{name}") for result in results]
+            values: list[Any] = [result.get(f"{split}_{name}") for result in results]
             if name.endswith(_NO_METRICS) or not all(type(value) in (int, float) for value in values):
                 continue
             statistics_of_split.setdefault(split, {})[name] = {

@@ -114,7 +114,7 @@ def audit(
 def build_metrics(posts: Posts, model_args: ModelArguments, data_args: DataArguments) -> PostMetrics:
     """The metrics of the problem type, beside the baseline of the training posts or of the checkpoint's training."""
     baseline = baseline_of_posts(posts)
-    if baseline is None:
+    if baseline is None and model_args.model_name_or_path is not None:
         baseline = baseline_of_checkpoint(model_args.model_name_or_path, posts.problem_type, posts.label_names)
     positive_label = None
     if data_args.positive_label is not None:
@@ -178,8 +178,9 @@ def train(trainer: PostTrainer, posts: Posts, checkpoint: str | None) -> dict[st
     Returns:
         the metrics of training, which are also written to train_results.json
     """
-    if hasattr(trainer.model, "describe_scan"):  # a baseline's network has none
-        logger.info(trainer.model.describe_scan())
+    describe_scan = getattr(trainer.model, "describe_scan", None)  # a baseline's network has none
+    if describe_scan is not None:
+        logger.info(describe_scan())
     if checkpoint is not None and had_stopped(checkpoint):
         trainer.args = with_changes(trainer.args, num_train_epochs=0, max_steps=-1)
     result = trainer.train(resume_from_checkpoint=checkpoint)

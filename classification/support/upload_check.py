@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
@@ -42,12 +42,12 @@ def check_upload(part: PreTrainedModel | ProcessorMixin | PreTrainedConfig, fold
         ValueError: as `check_checkpoint`.
     """
     if isinstance(part, ProcessorMixin):
-        check_checkpoint(folder, processor=part, name=f"The processor for {repo_id}")
+        check_checkpoint(folder, processor=cast("HFMambaProcessor", part), name=f"The processor for {repo_id}")
     elif isinstance(part, PreTrainedConfig):
         check_checkpoint(folder, name=f"The config for {repo_id}")
     elif not part._hf_peft_config_loaded:  # else what is uploaded is an adapter alone
         add_reports(folder, repo_id, part)
-        check_checkpoint(folder, model=part, name=f"The model for {repo_id}")
+        check_checkpoint(folder, model=cast("HFMambaPreTrainedModel", part), name=f"The model for {repo_id}")
 
 
 def check_checkpoint(
@@ -76,7 +76,8 @@ def check_checkpoint(
         probe: dict[str, Any] = {}
         expected: dict[str, Any] = {}
         if model is not None:
-            reference = copy.deepcopy(model).to("cpu", torch.float32).eval()  # what the fresh process will have
+            reference: Any = copy.deepcopy(model)
+            reference = reference.to("cpu", torch.float32).eval()  # what the fresh process will have
             reference.set_scan_implementation("auto")
             probe["inputs"] = _probe_inputs(reference.config)
             expected |= describe_model(reference, probe["inputs"])

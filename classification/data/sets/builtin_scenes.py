@@ -44,7 +44,7 @@ PALETTES: dict[str, tuple[Color, ...]] = {
 class Pen:
     """ImageDraw in fractions of the image's side, on a canvas `scale` pixels wide."""
 
-    def __init__(self, canvas: Image.Image):
+    def __init__(self, canvas: Image.Image) -> None:
         self.scale = canvas.width
         self.draw = ImageDraw.Draw(canvas)
 

@@ -98,7 +98,7 @@ class ImageFiles:
         start: the folder that paths are given relative to, as `run_classification.py` resolves them
     """
 
-    def __init__(self, folder: Path | None, start: Path):
+    def __init__(self, folder: Path | None, start: Path) -> None:
         self.folder = folder
         self._paths: dict[str, str] = {}
         self._base = ""
