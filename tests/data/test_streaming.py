@@ -149,7 +149,7 @@ def test_a_run_that_goes_on_equals_one_that_was_never_stopped(hub, tmp_path, mon
 def test_what_a_stream_needs_is_reported(hub, tmp_path, monkeypatch):
     name = hub(train=8)
     argv = ["--do_train", *SMALL, "--output_dir", tmp_path / "out", "--streaming"]
-    assert "say by --max_steps" in refused(monkeypatch, [*argv, "--dataset_name", name])
+    assert "so give --max_steps" in refused(monkeypatch, [*argv, "--dataset_name", name])
     argv.append("--max_steps=1")
     assert "goes with --dataset_name alone" in refused(monkeypatch, [*argv, "--train_file", "t.csv"])
     assert "can't be streamed" in refused(monkeypatch, [*argv, "--dataset_name", tmp_path / "nowhere"])

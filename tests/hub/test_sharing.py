@@ -339,7 +339,7 @@ def test_a_failed_upload_loses_nothing(monkeypatch, tmp_path):
     monkeypatch.setattr(share.HfApi, "upload_folder", fail)
     with pytest.raises(ValueError) as refusal:
         share.share_run(tmp_path, None, None, "me/model")
-    assert "could not be uploaded: no route. Nothing is lost" in str(refusal.value)
+    assert "can't be reached (no route): check the network. Nothing is lost" in str(refusal.value)
     assert f"python -m hf_mamba.classification.share {tmp_path} me/model`" in str(refusal.value)
 
 
