@@ -71,7 +71,7 @@ def test_inductor_gives_the_same_logits():
         "torch.testing.assert_close(torch.compile(model)(**inputs).logits, model(**inputs).logits, rtol=0, atol=1e-5)"
     )
     process = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[1] / "support", capture_output=True, text=True
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[1] / "helpers", capture_output=True, text=True
     )
     assert process.returncode == 0, process.stderr
 
